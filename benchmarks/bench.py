@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader
 from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
-from wiseft.models.pooled import all_places
+from wiseft.models.pooled import without_pooling_shortcut
 from wiseft.train.flops import operations
 from wiseft.data.suites import Suite, load_suite, protocol
 from wiseft.infer.ensembles import average_logits, average_probabilities, sweep
@@ -51,7 +51,7 @@ from wiseft.train.loaders import clip_dataloaders, crop_box
 from wiseft.models.load import load_classifier
 from wiseft.weights.files import merge_files
 from wiseft.stats.intervals import mean_difference
-from wiseft.infer.inference import batches, fitting_batch_size, reuse_memory, run_all
+from wiseft.infer.inference import batches, fitting_batch_size, reuse_memory, outputs_for_all
 from wiseft.data.transforms import ClipTransform
 from wiseft.weights.path import WeightPath
 
@@ -432,7 +432,7 @@ def embedded(work):
     yield from sweep_and_limits(start, end, suite, "embedded CLIP and suite", {"bare": "≤ 1.10", "wait": "≤ 0.03"})
     both, same = dict(fp32=start, bf16=start.to_bf16()), []
     for images in suite.datasets().values():
-        out, *_ = run_all(both, images, start.transform, progress=False)
+        out, *_ = outputs_for_all(both, images, start.transform, progress=False)
         same.append(out["fp32"].argmax(1) == out["bf16"].argmax(1))
     yield "embedded CLIP and suite: share of predictions in bf16 that are as in fp32", "≥ 0.99", torch.cat(same).float(
         ).mean().item()
@@ -478,7 +478,7 @@ def pooled(work):
         start = make()
         x = torch.randn(n, 3, *start.clip.image_size).contiguous(memory_format=torch.channels_last)
         for precision, model in (("fp32", start.eval()), ("bf16", start.to_bf16().eval())):
-            ours, theirs = model.visual, all_places(deepcopy(model.visual))
+            ours, theirs = model.visual, without_pooling_shortcut(deepcopy(model.visual))
             x = x.to(next(ours.parameters()).dtype)
 
             def forward(visual):

@@ -36,7 +36,7 @@ import gpu
 from bench import seconds
 from fastai.callback.core import Callback
 from wiseft.base.devices import best_device, describe_device
-from wiseft.infer.inference import ready
+from wiseft.infer.inference import evaluation_context
 from wiseft.train.learner import finetune
 
 PARTS = {}
@@ -113,7 +113,7 @@ def no_waits(card):
 
 ENDS = """
 import os, signal, sys, torch
-from wiseft.base.distributed import distributed, of_all, rank, start
+from wiseft.base.distributed import distributed, from_all_processes, rank, start
 from wiseft.base.devices import best_device
 start()
 device = best_device()
@@ -123,7 +123,7 @@ for step in range(1000 if sys.argv[1] != 'none' else 20):
     if step == 10 and rank() == 1 and sys.argv[1] == 'raising': raise ValueError('Enough.')
     model(torch.ones(8, 1000, device=device)).sum().backward()
     if sys.argv[1] != 'none': float(next(model.parameters()).grad.sum()) # waits in a kernel, as at a look
-of_all('done')
+from_all_processes('done')
 """
 
 
@@ -173,7 +173,7 @@ def largest(card):
     yield f"fine-tuning: {images_a_second(card, name, min(64, card.batch)):,.0f} images per second"
     start, _ = card.ends(name)
     half, (x, _) = start.to_bf16(), card.one_batch(start)
-    with ready([half]):
+    with evaluation_context([half]):
         yield f"evaluation: {len(x)/card.seconds(lambda: half(x)):,.0f} images per second"
     if card.device.type == "cuda":
         yield f"most memory: {torch.cuda.max_memory_allocated()/1e9:.1f} GB"
@@ -187,7 +187,7 @@ def compiled(card):
     for name in card.towers:
         start, _ = card.ends(name)
         half, (x, _) = start.to_bf16().eval(), card.one_batch(start)
-        with ready([half]):
+        with evaluation_context([half]):
             usual = card.seconds(lambda: half(x))
             half.visual.compile(mode="max-autotune-no-cudagraphs")
             yield f"{name}: {usual/card.seconds(lambda: half(x)):.2f} times as fast"

@@ -29,7 +29,7 @@ from wiseft.infer.ensembles import sweep
 from wiseft.models.head import ClassificationHead
 from wiseft.train.learner import clip_learner
 from wiseft.train.loaders import clip_dataloaders
-from wiseft.infer.inference import batches, ready
+from wiseft.infer.inference import batches, evaluation_context
 from wiseft.weights.path import WeightPath
 
 MEASURES, SOME = {}, [.3, .7]
@@ -95,7 +95,7 @@ class Card:
 
 def bare_passes(card, model, x):
     "As many forward passes as a sweep has to make, on one batch in the card's memory."
-    with ready([model]):
+    with evaluation_context([model]):
         for _ in range(len(ALPHAS)*len(card.images)//len(x)):
             model(x)
 

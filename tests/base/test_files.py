@@ -257,7 +257,7 @@ def test_a_folder_moved_aside_is_put_back(tmp_path):
                 tmp.mkdir()
                 (tmp/'config.json').write_text(text)
         write('old')
-        files._take = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        files._rename_to_free_name = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         write('new')
         """, target)
     finish(p, -signal.SIGKILL)

@@ -12,7 +12,7 @@ from conftest import later, slow_except
 from wiseft.base.lazy import open_clip
 from wiseft.models.testing import pico_clip
 
-all_places, only_pooled = later("wiseft.models.pooled", "all_places", "only_pooled")
+without_pooling_shortcut, only_pooled = later("wiseft.models.pooled", "without_pooling_shortcut", "only_pooled")
 
 CONFIGS = Path(find_spec("open_clip").origin).parent / "model_configs"
 
@@ -78,7 +78,7 @@ def test_features_and_gradients_are_open_clips(name):
 
 def test_all_places_again():
     tower = only_pooled(build(TOWERS["RN101"]))
-    assert changed_layers(tower) and not changed_layers(all_places(tower))
+    assert changed_layers(tower) and not changed_layers(without_pooling_shortcut(tower))
 
 
 def test_the_last_block_calls_its_hooks():

@@ -31,7 +31,7 @@ from wiseft.train.learner import finetune
 from wiseft.models.load import load_classifier
 from wiseft.weights.merge import interpolate, merge
 from wiseft.methods.flyp import flyp
-from wiseft.infer.inference import run_all
+from wiseft.infer.inference import outputs_for_all
 from wiseft.models.testing import pico_clip
 from wiseft.bench.plan import takes_several
 from wiseft.methods.index import all_methods
@@ -246,7 +246,7 @@ def by_kind(name):
         ends, kwargs = [start, *tuned_for(name, start, given)], dict(precision="fp32", images=given.suite.validation)
         between = members(*ends, [.5], [function], **kwargs)
         named = {str(k): m for k, m in between.items()}
-        return run_all(named, given.suite.test, start.transform, progress=False)[0]
+        return outputs_for_all(named, given.suite.test, start.transform, progress=False)[0]
     ways = dict(average=average, initialization=begin, search=search, merge=merged, ensemble=mix)
     return ways[kind] if kind in ways else in_steps(kind)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from wiseft.data.suites import load_suite
 from wiseft.models.testing import pico_classifier
-from wiseft.train.callbacks import accuracy_now
+from wiseft.train.callbacks import validation_accuracy
 from wiseft.train.learner import clip_learner
 from wiseft.train.loaders import clip_dataloaders
 
@@ -28,7 +28,7 @@ first, others = np.flatnonzero(labels == 0)[:1], np.flatnonzero(labels != 0)[:2]
 validation = suite.validation.subset([*first, *others])
 dls = clip_dataloaders(suite.train.subset(range(4)), classifier, 2, validation, progress=False)
 dls.valid.bs = 2 # the second batch has one image, and the first process has none of it
-print(accuracy_now(clip_learner(classifier, dls, progress=False)))
+print(validation_accuracy(clip_learner(classifier, dls, progress=False)))
 """
 
 

@@ -17,7 +17,7 @@ def imports():
     "What is heavy is imported when the first test runs, not when tests are collected."
     global open_clip, timm, torchvision, save_file, lines, lora, r_adapter, OwnTower, tower_blocks, tower_patterns
     global tower_positions, transformer_matrices, image_classifier, inner_layers, choose_weights, plain_weights
-    global rate_factors, write_merged, Positions, merge, WeightPath, TensorFile
+    global lr_factor_per_weight, write_merged, Positions, merge, WeightPath, TensorFile
     import open_clip
     import timm
     import torchvision
@@ -29,7 +29,7 @@ def imports():
     from wiseft.models.tower import OwnTower, tower_blocks, tower_patterns, tower_positions, transformer_matrices
     from wiseft.models.vision import image_classifier
     from wiseft.train.losses import inner_layers
-    from wiseft.train.trainable import choose_weights, plain_weights, rate_factors
+    from wiseft.train.trainable import choose_weights, plain_weights, lr_factor_per_weight
     from wiseft.weights.files import write_merged
     from wiseft.weights.layout import Positions
     from wiseft.weights.merge import merge
@@ -247,7 +247,7 @@ def test_lines_takes_no_step_at_the_stem(kind, stem, last):
 def test_decay_is_smallest_at_the_stem():
     vit = classifier_of(SMALL["vit"]())
     choose_weights(vit, "all")
-    factors = rate_factors(vit, decay=0.5)
+    factors = lr_factor_per_weight(vit, decay=0.5)
     names = "patch_embed.proj.weight", "cls_token", "blocks.0.norm1.weight", "blocks.1.norm1.weight", "norm.weight"
     assert [factors[f"visual.trunk.{n}"] for n in names] == [0.25, 0.25, 0.25, 0.5, 1]
     assert factors["head.weight"] == 1
@@ -288,9 +288,9 @@ def test_unknown_layout(tmp_path):
         with pytest.raises(ValueError, match=unknown):
             question()
     choose_weights(start, "all")
-    assert set(rate_factors(start, image=0.1).values()) == {0.1, 1}
+    assert set(lr_factor_per_weight(start, image=0.1).values()) == {0.1, 1}
     with pytest.raises(ValueError, match=unknown):
-        rate_factors(start, decay=0.5)
+        lr_factor_per_weight(start, decay=0.5)
     # files
     for c, name in ((start, "start"), (finetuned, "finetuned")):
         save_file(c.state_dict(), tmp_path / f"{name}.safetensors")

@@ -320,10 +320,11 @@ def test_a_merge_of_a_merge_of_classifiers():
     assert {n.partition(", ")[2] for n in classifier.beside["prepared.safetensors"]} == {"outer"}
     classifiers = members(start, finetuned[0], [0.5], ["Iso-C+LiNeS"])
     assert ("plain", "Iso-C+LiNeS", 0.5) in classifiers
-    from wiseft.bench.plan import can_compete, is_way, takes_several
+    from wiseft.bench.plan import can_compete, interpolates, takes_several
 
     several = find_method("TSV-M+LiNeS")
-    assert can_compete(several) and takes_several(several) and not is_way(several) and is_way(find_method("LiNeS"))
+    assert can_compete(several) and takes_several(several)
+    assert interpolates(find_method("LiNeS")) and not interpolates(several)
 
 
 def test_no_recipe_of_what_can_not_be_made_again(folder):

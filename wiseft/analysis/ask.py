@@ -15,7 +15,7 @@ from pathlib import Path
 from ..base.text import BadFile, counted, did_you_mean, first_few, warn_user
 from ..base.files import existing_folder, read_text
 from ..stats.intervals import clopper_pearson
-from ..infer.evaluation import look
+from ..infer.evaluation import columns_per_image
 from ..infer.classify import picture_sets
 from .label_intervals import SPENT, anytime_difference, asked_difference, exact_difference
 from .label_intervals import simultaneous_differences
@@ -62,44 +62,62 @@ def draw_questions(
     labels:int=50, # images to label, of those that members disagree on
     random:int=0,  # images to label besides, drawn from all, which estimate the accuracy itself
     seed:int=0,    # of the order
-    **kwargs       # of `look`: batch_size, workers, progress
+    **kwargs       # of `columns_per_image`: batch_size, workers, progress
 ) -> tuple: # `Questions`, and a function: number of a question -> its picture
     "Choose the images to label"
     classnames = next(iter(members.values())).classnames
     sets = picture_sets(pictures, classnames)
-    outputs = [look(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
+    outputs = [columns_per_image(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
     def answers_of(n): return np.concatenate([output[n]['predicted'] for output in outputs])
     predicted = np.array([answers_of(n) for n in members])
     # which pictures can be read, and where do they lie?
-    places = [(s, i) for s in sets for i in range(len(s))]
-    files = [f for s in sets for f in s.files()]
-    if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
+    all_places = [(s, i) for s in sets for i in range(len(s))]
+    all_files = [f for s in sets for f in s.files()]
+    if len(set(all_files)) < len(all_files): raise ValueError(
+        'A picture is given twice. Give each folder or file once.')
     readable = predicted[0] >= 0
-    if bad := list(compress(files, ~readable)): warn_user(
+    if bad := list(compress(all_files, ~readable)): warn_user(
         f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.')
-    if len(bad) == len(files): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
-    places, files = list(compress(places, readable)), list(compress(files, readable))
-    predicted = predicted[:, readable]
+    if len(bad) == len(all_files): raise ValueError(f'None of {counted(len(all_files), "picture")} can be read.')
+    places, files = list(compress(all_places, readable)), list(compress(all_files, readable))
+    predicted = predicted[:, readable] # (n_members, n)
     differ = (predicted != predicted[0]).any(0)
-    order, other_order = (np.random.default_rng(s).permutation(len(files)) for s in (seed, seed+1))
-    picks, some = order[differ[order]][:labels], other_order[:random]
-    if not len(picks) and not random: raise ValueError(
+    order = np.random.default_rng(seed).permutation(len(files))
+    of_disagreement = order[differ[order]][:labels].tolist()
+    of_all = np.random.default_rng(seed+1).permutation(len(files))[:random].tolist()
+    if not of_disagreement and not random: raise ValueError(
         f'On all {counted(len(files), "picture")} the predictions are the same: the classifiers are equally accurate '
         'there.')
-    # both kinds, evenly mixed; an image of both kinds once
-    turns = {} # image -> its place in the order, from 0 to 1
-    for kind in (picks, some):
-        for k, i in enumerate(kind.tolist()): turns[i] = min(k/len(kind), turns.get(i, 1))
-    chosen = sorted(turns, key=turns.get)
-    kinds = [np.isin(chosen, kind).tolist() for kind in (picks, some)]
-    packed = any(s.members is not None for s in sets)
-    pool = hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16]
-    questions = Questions(list(members), list(classnames), [files[i] for i in chosen], predicted[:, chosen].tolist(),
-                          *kinds, int(differ.sum()), len(files), packed, pool)
+    chosen = _evenly_mixed(of_disagreement, of_all)
+    questions = Questions(
+        names=list(members),
+        classnames=list(classnames),
+        files=[files[i] for i in chosen],
+        predicted=predicted[:, chosen].tolist(),
+        asked=np.isin(chosen, of_disagreement).tolist(),
+        random=np.isin(chosen, of_all).tolist(),
+        disagree=int(differ.sum()),
+        n=len(files),
+        packed=any(s.members is not None for s in sets),
+        pool=hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16])
     def picture(k):
         images, i = places[chosen[k]]
         return images.open(i)
     return questions, picture
+
+def _evenly_mixed(*lists): # a list of their different items
+    "The items of some lists, those of each list evenly spread over the result; an item of two lists once"
+    turns = {} # item -> its place in the order, from 0 to 1
+    for items in lists:
+        for k, item in enumerate(items): turns[item] = min(k/len(items), turns.get(item, 1))
+    return sorted(turns, key=turns.get)
+
+def _evenly_mixed(*lists): # a list of their different items
+    "The items of some lists, those of each list evenly spread over the result; an item of two lists once"
+    turns = {} # item -> its place in the order, from 0 to 1
+    for items in lists:
+        for k, item in enumerate(items): turns[item] = min(k/len(items), turns.get(item, 1))
+    return sorted(turns, key=turns.get)
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #7b7512d7
 _FORMULA = r"(?='*[=+\-@\t\r])" # before what a spreadsheet may take for a formula, or what is marked as none

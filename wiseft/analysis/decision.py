@@ -39,10 +39,10 @@ def decide(
     pairs = {side: rows.set_index('a') for side, rows in sides.items() if len(rows)}
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index}
     if not differences: return None
-    table = pd.DataFrame({side: _accuracies(rows) for side, rows in pairs.items()}).T
+    table = pd.DataFrame({side: _accuracy_row(rows) for side, rows in pairs.items()}).T
     by = 'under shift' if 'under shift' in differences else 'on the reference'
     sign, reference = _sign(differences[by]), differences.get('on the reference')
-    reason = f'{"It" if sign > 0 else "The average"} is {_than(differences[by])} {by}.'
+    reason = f'{"It" if sign > 0 else "The average"} is {_compared_in_words(differences[by])} {by}.'
     if by == 'on the reference': reason += (
         f" There is no shifted set: {option('shift', 'corruptions')} makes synthetic ones.")
     else:
@@ -50,7 +50,7 @@ def decide(
         if sign and chosen is not None and (sign > 0) == (chosen == 1): others.append(
             f'validation images chose α = {chosen:g}')
         if reference is not None and _sign(reference) not in (0, sign): others.append(
-            f'on the reference the average is {_than(reference)}')
+            f'on the reference the average is {_compared_in_words(reference)}')
         sentence = ', and '.join(others)
         if sentence: reason += (
             f' {sentence[0].upper()}{sentence[1:]}; the shifted sets decide, because averaging is meant for them.')
@@ -59,20 +59,20 @@ def decide(
     keep = 'the fine-tuned model' if sign < 0 or by_validation else 'the average'
     for _, r in pairs[by].drop('fine-tuned').iterrows():
         if keep == 'the average' and _sign(r) < 0: reason += (
-            f' The initial model is better {by}: the average is {_than(r, "it")}.')
+            f' The initial model is better {by}: the average is {_compared_in_words(r, "it")}.')
     return Decision(keep, float(alpha), sign != 0, reason, table)
 
 def _sign(r): # 1, -1, or 0 where the interval contains 0
     if r.low > 0: return 1
     return -1 if r.high < 0 else 0
 
-def _than(r, other='the fine-tuned model'): # in words
+def _compared_in_words(r, other='the fine-tuned model'): # in words
     d = round(100*r.difference, 1)
     words = f'{abs(d):.1f} points {"more" if d > 0 else "less"} accurate than' if d else 'as accurate as'
     interval = '' if pd.isna(r.low) else f' (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
     return f'{words} {other}{interval}'
 
-def _accuracies(rows): # a row of the table
+def _accuracy_row(rows): # a row of the table
     r = rows.iloc[0]
     row = {name: 100*a for name, a in rows.value_a.items()} | {'average': 100*r.value_b}
     if 'fine-tuned' not in rows.index: return row

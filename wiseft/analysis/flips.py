@@ -11,7 +11,7 @@ from ..stats.table import INITIAL, reference_rows
 from .predictions import find_ends, KeptPredictions
 
 # %% ../../nbs/api/analysis/03_flips.ipynb #05931bac
-def _right_and_wrong(predictions, alpha): # dict method -> what it made of each image
+def _frames_by_method(predictions, alpha): # dict method -> what it made of each image
     "The averaged classifier and its ends, the first seed of each"
     out, image = {}, ['dataset', 'file']
     for m, which in find_ends(predictions, alpha).items():
@@ -23,7 +23,7 @@ def changed_images(
     alpha:float=.5, # of the averaged one
 ) -> pd.DataFrame: # dataset, file, label, end, gained; before, after: classes; sure_before, sure_after: probabilities
     "Images that the average gets right and an end doesn't (`gained`), and the reverse"
-    frames = _right_and_wrong(predictions, alpha)
+    frames = _frames_by_method(predictions, alpha)
     if 'weight-space' not in frames: return pd.DataFrame()
     averaged, parts = frames.pop('weight-space'), []
     kept = ['predicted', 'correct', *averaged.columns.intersection(['confidence'])]
@@ -55,7 +55,7 @@ def accuracy_by_class(
     alpha:float=.5, # of the averaged classifier
 ) -> pd.DataFrame: # index: class; n, then accuracy of zero-shot, weight-space, fine-tuned; the lowest average first
     "Accuracy of each class of the reference"
-    frames = {m: reference_rows(f.reset_index()) for m, f in _right_and_wrong(predictions, alpha).items()}
+    frames = {m: reference_rows(f.reset_index()) for m, f in _frames_by_method(predictions, alpha).items()}
     by_class = {m: f.groupby(f.label.astype(str)).correct for m, f in frames.items()}
     if not by_class: return pd.DataFrame()
     table = pd.DataFrame({m: g.mean() for m, g in by_class.items()})
@@ -68,7 +68,7 @@ def forgotten_images(
     alpha:float=.5, # of the averaged one
 ) -> pd.DataFrame: # dataset, file, label, after, sure_after; where there is an average, averaged; back: is it right?
     "Images of control sets that only the initial model gets right, the most confident first"
-    frames = _right_and_wrong(predictions, alpha)
+    frames = _frames_by_method(predictions, alpha)
     start = next((frames[m] for m in INITIAL if m in frames), None)
     if start is None or 'fine-tuned' not in frames: return pd.DataFrame()
     joined = start[start.role == 'control'].join(frames['fine-tuned'].add_suffix('_after'))

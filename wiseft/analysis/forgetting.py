@@ -26,25 +26,31 @@ def forgetting(
     if len(starts) != 1: raise ValueError(
         f'Forgetting is measured against the one classifier that fine-tuning began with, and there are {len(starts)} '
         f'({", ".join(INITIAL)}) among these. Evaluate it together with the others.')
-    start = _picks(starts.iloc[0])
-    if some is None: some = [_picks(r) for _, r in who.drop(starts.index).iterrows()]
-    parts = []
+    start = _known_columns(starts.iloc[0])
+    if some is None: some = [_known_columns(r) for _, r in who.drop(starts.index).iterrows()]
+    tables = []
     for which in some:
         both = pd.concat([predictions.frame(**start), predictions.frame(**which)])
-        t = compare(both[both.role == 'control'], start, which)
-        t = t.rename(columns=dict(value_a='start', value_b='value', difference='change'))
-        # how many sets fall, of how many; on the row of the mean that is all of them together
-        is_set = t.dataset != CONTROL_MEAN
-        t['fell'] = (t.high < 0).astype(int)
-        t['n_sets'] = 1
-        t.loc[~is_set, ['fell', 'n_sets']] = [t.fell[is_set].sum(), is_set.sum()]
-        this = who
-        for k, v in which.items(): this = this[has_value(k, this[k], v)]
-        parts.append(t.assign(**this.iloc[0].to_dict()))
+        changes = compare(both[both.role == 'control'], start, which)
+        changes = changes.rename(columns=dict(value_a='start', value_b='value', difference='change'))
+        tables.append(_count_falls(changes).assign(**_identity(who, which)))
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
-    return pd.concat(parts, ignore_index=True)[columns]
+    return pd.concat(tables, ignore_index=True)[columns]
 
-def _picks(identity): return {k: v for k, v in identity.items() if not pd.isna(v)} # as `compare` takes it
+def _known_columns(identity): return {k: v for k, v in identity.items() if not pd.isna(v)} # as `compare` takes it
+
+def _identity(who, which): # dict of the columns `IDENTITY`
+    "The first classifier that has these values"
+    for k, v in which.items(): who = who[has_value(k, who[k], v)]
+    return who.iloc[0].to_dict()
+
+def _count_falls(changes): # the table with columns `fell` and `n_sets`
+    "Add how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean"
+    changes['fell'] = (changes.high < 0).astype(int)
+    changes['n_sets'] = 1
+    is_set = changes.dataset != CONTROL_MEAN
+    changes.loc[~is_set, ['fell', 'n_sets']] = [changes.fell[is_set].sum(), is_set.sum()]
+    return changes
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #81e5ca40
 def say_forgetting(

@@ -12,13 +12,13 @@ from ..base.lazy import special, stats
 from ..stats.intervals import clopper_pearson
 
 # %% ../../nbs/api/analysis/05_label_intervals.ipynb #aeab9439
-def _likeliest(wins, losses, n, delta):
+def _likeliest(wins, losses, n, delta): # float, or an array like the counts
     "Share of images that the first alone has right, the likeliest where the difference is `delta`"
     b = (2*n - wins + losses)*delta - wins - losses
     inside = b*b + 8*n*losses*delta*(1-delta)
     return np.maximum(np.sqrt(np.maximum(inside, 0)) - b, 0)/(4*n)
 
-def _score(wins, losses, n, delta):
+def _score(wins, losses, n, delta): # float, or an array like the counts
     "Score statistic: distance of the observed difference from a hypothesis, in standard errors"
     variance = np.maximum(n*(2*_likeliest(wins, losses, n, delta) + delta*(1-delta)), 1e-12)
     return (wins - losses - n*delta)/np.sqrt(variance)

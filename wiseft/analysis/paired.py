@@ -13,22 +13,22 @@ from ..infer.members import WHO
 from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
-def _pick(predictions, which):
+def _value_per_image(predictions, which): # table, index: dataset and file
     "One value per image: right or wrong, or the share of seeds that are right"
-    if isinstance(predictions, KeptPredictions): p = predictions.frame(**which)
+    if isinstance(predictions, KeptPredictions): picked = predictions.frame(**which)
     else:
-        p = predictions
-        for k, v in which.items(): p = p[has_value(k, p[k], v)]
-    if not len(p): raise ValueError(
+        picked = predictions
+        for k, v in which.items(): picked = picked[has_value(k, picked[k], v)]
+    if not len(picked): raise ValueError(
         f'There are no predictions of {which}, but of {predictions[IDENTITY].drop_duplicates().to_dict("records")}.')
-    p = without_agreement(p)
-    several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
+    rows = without_agreement(picked)
+    several = [c for c in [*WHO, 'split'] if c != 'seed' and rows[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
-        f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
-    p = p[p.correct.notna()].astype(dict(correct=float))
-    if not len(p): raise ValueError(f'{which} has no answers: each image was skipped.')
+        f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')
+    answered = rows[rows.correct.notna()].astype(dict(correct=float))
+    if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
     first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint')}
-    by_image = p.groupby(['dataset', 'file'], sort=False, observed=True)
+    by_image = answered.groupby(['dataset', 'file'], sort=False, observed=True)
     out = by_image.agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **first)
     if out.n_seeds.nunique() > 1: raise ValueError(
         f'{which} has more answers for some images than for others: {out.n_seeds.value_counts().to_dict()} images by '
@@ -39,7 +39,7 @@ def _pick(predictions, which):
 # column that is drawn, its name
 OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')}
 
-def _difference(name, sets, groups):
+def _difference_row(name, sets, groups): # dict, a row of `compare`
     "b − a of one set or the mean of several, with its interval"
     column, over = OVER[groups]
     a, b, units, few = {}, {}, {}, []
@@ -65,7 +65,7 @@ def compare(
     groups=False              # intervals over images; True: over groups (set families); 'label': over classes
 ) -> pd.DataFrame: # one row per dataset, and one for each mean over several
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
-    pa, pb = _pick(predictions, a), _pick(predictions, b)
+    pa, pb = _value_per_image(predictions, a), _value_per_image(predictions, b)
     if len(pa) != len(pb) or not pa.index.isin(pb.index).all():
         alone = pa.index.symmetric_difference(pb.index)
         raise ValueError(
@@ -76,13 +76,13 @@ def compare(
         'Compare on the same images.')
     both = pd.concat([pa, pb])
     n_seeds = both.n_seeds.max()
-    single = n_seeds == 1 and both.correct.isin((0, 1)).all() # no shares, no estimates
+    right_or_wrong = n_seeds == 1 and both.correct.isin((0, 1)).all() # no shares of seeds, which McNemar doesn't take
     by_set = pa.groupby('dataset', sort=False, observed=True)
     sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set}
     rows = []
     for d, (of_a, of_b) in sets.items():
-        row = _difference(d, {d: (of_a, of_b)}, groups)
-        row['p'] = mcnemar_exact(of_a.correct, of_b.correct) if single else np.nan
+        row = _difference_row(d, {d: (of_a, of_b)}, groups)
+        row['p'] = mcnemar_exact(of_a.correct, of_b.correct) if right_or_wrong else np.nan
         rows.append(row)
     # means: over all shifts, over those with families enough if others haven't, over control sets
     column, over = OVER[groups]
@@ -95,8 +95,8 @@ def compare(
         means[f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}'] = enough
     means[CONTROL_MEAN] = [d for d in sets if role_of[d] == 'control']
     for name, some in means.items():
-        if some: rows.append(_difference(name, {d: sets[d] for d in some}, groups))
-    out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=n_seeds)
+        if some: rows.append(_difference_row(name, {d: sets[d] for d in some}, groups))
+    out = pd.DataFrame(rows).assign(a=_columns_in_words(a), b=_columns_in_words(b), n_seeds=n_seeds)
     return out.assign(p_holm=holm(out.p))
 
-def _label(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())
+def _columns_in_words(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())

@@ -23,7 +23,7 @@ def predictions_file(
     return Path(results).with_suffix('.predictions.csv.gz')
 
 # %% ../../nbs/api/analysis/01_predictions.ipynb #ce7dbae3
-def _heading(who, **column):
+def _heading(who, **column): # JSON, a heading of the table
     "Identity of a classifier, as text"
     known = {k: v for k, v in who.items() if not pd.isna(v) and v != ''} | column
     return json.dumps(known, ensure_ascii=False, default=int)
@@ -61,8 +61,8 @@ def read_predictions(
         images = table.drop(columns=list(about))
         if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
         check_roles(images)
-        mine = {h: who for h, who in about.items() if 'column' not in who}
-        names = pd.concat([images.label, *map(table.get, mine)]).unique()
+        classifiers = {h: who for h, who in about.items() if 'column' not in who} # others are columns of numbers
+        names = pd.concat([images.label, *map(table.get, classifiers)]).unique()
         classes = [c for c in names if c]
         kinds = dict(dataset=images.dataset.unique(), label=classes, role=ROLES)
         for k, values in kinds.items(): images[k] = pd.Categorical(images[k], values)
@@ -70,7 +70,7 @@ def read_predictions(
         images['n_missing'] = images.n_missing.astype(int)
         members = []
         unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
-        for heading, who in mine.items():
+        for heading, who in classifiers.items():
             codes = pd.Index(classes).get_indexer(table[heading]).astype(np.int32) # -1: unreadable
             numbers = {}
             for other, a in about.items():

@@ -22,17 +22,17 @@ def best_device(
     choice = device or os.environ.get('WISEFT_DEVICE')
     if not choice:
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
-        return _own_card(torch.device(best))
+        return _gpu_of_process(torch.device(best))
     there = ['cpu']
     if torch.cuda.device_count(): there += ['cuda', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available(): there.append('mps')
     known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
     if known and str(choice) not in there: raise ValueError(
         f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
-    return _own_card(torch.device(choice))
+    return _gpu_of_process(torch.device(choice))
 
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
-def _own_card(device):
+def _gpu_of_process(device): # torch.device
     "The GPU of this process, if a launcher started several processes and no device is given"
     several = os.environ.get('WORLD_SIZE', '1') not in ('', '1')
     if not several or device != torch.device('cuda'): return device

@@ -146,7 +146,7 @@ def _refuse_existing(target):
         f"{target} exists and is kept. Choose another name, or replace it with {option('force', True)}.")
 
 # %% ../../nbs/api/base/02_files.ipynb #2f0f5efd
-def _take(tmp, target):
+def _rename_to_free_name(tmp, target):
     "Rename `tmp`; OSError if the new name is taken"
     if os.name == 'nt' or tmp.is_dir(): return os.rename(tmp, target)
     try: os.link(tmp, target)
@@ -161,7 +161,7 @@ _markers = dict(classifier='wiseft.json') # kinds whose own file lists their fil
 _later_files = {'README.md', 'results.png'} # a card, which is written into a classifier's folder afterwards
 _of_the_system = {'.DS_Store', 'Thumbs.db'}
 
-def _file_names(folder):
+def _file_names(folder): # set of paths relative to the folder
     "Names of all files below a folder"
     paths = (p for p in folder.rglob('*') if p.is_symlink() or not p.is_dir())
     return {p.relative_to(folder).as_posix() for p in paths}
@@ -211,7 +211,7 @@ def check_replaceable(
         "nothing in it is needed.")
 
 # %% ../../nbs/api/base/02_files.ipynb #1d537b33
-def _install(tmp, target, force, kind):
+def _move_into_place(tmp, target, force, kind):
     "Rename `tmp` to its final name"
     if force: check_replaceable(target, (kind or '') if tmp.is_dir() else None)
     if force and tmp.is_file():
@@ -222,7 +222,7 @@ def _install(tmp, target, force, kind):
     if force:
         old.parent.mkdir()
         with suppress(FileNotFoundError): os.rename(target, old)
-    try: _take(tmp, target)
+    try: _rename_to_free_name(tmp, target)
     except OSError:
         _refuse_existing(target) # another process was faster
         raise
@@ -233,7 +233,7 @@ def _install(tmp, target, force, kind):
 # %% ../../nbs/api/base/02_files.ipynb #c75cbff1
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
-def _name_target(e, target):
+def _raise_about_target(e, target):
     "Raise an OSError that writing caused again, about `target`"
     name = e.filename2 or e.filename
     hidden = str(target.with_name('.wiseft-'))
@@ -288,10 +288,10 @@ def atomic_path(
             if len(parts) > 100 and hasattr(os, 'sync'): os.sync() # thousands one by one take minutes
             else:
                 for path in parts: _fsync(path)
-            _install(tmp, target, force, kind)
+            _move_into_place(tmp, target, force, kind)
             _fsync(target.parent)
     except OSError as e:
-        _name_target(e, target)
+        _raise_about_target(e, target)
         raise
 
 # %% ../../nbs/api/base/02_files.ipynb #4a692793

@@ -102,15 +102,15 @@ def recipe(self:Method) -> dict: # name and hyperparameters
     return dict(name=self.title) | {k: getattr(v, 'recipe', v) for k, v in self.hyperparameters.items()}
 
 @patch
-def prepared(self:Method, *args):
+def prepared(self:Method, *args): # what it returns
     "Call `prepare` with its arguments and the hyperparameters that it takes"
     return self.prepare(*args, **{k: v for k, v in self.given.items() if k in self.prepare_takes})
 
 _INPUTS = dict(loss=1, constraint=4, ensemble=2) # first arguments, of a step, a weight, or two classifiers
 
 @patch
-def completed(self:Method, *args) -> Method: # as `prepare` takes them
-    "The method with the arguments that its `prepare` computes, unless all are given"
+def with_prepared(self:Method, *args) -> Method: # as `prepare` takes them
+    "The same method, given what its `prepare` computes; unless everything it requires is given already"
     required = [k for k, p in self._takes.items() if p.default is p.empty][_INPUTS[self.kind]:]
     if not self.prepare or self.given.keys() >= {*required}: return self
     return replace(self, given=self.prepared(*args) | self.given)

@@ -30,15 +30,15 @@ from ..models.open_clip_config import read_json
 from ..models.classifier import ImageClassifier, check_classifier
 from ..models.load import load_classifier
 from ..infer.members import member
-from ..infer.evaluation import check_known, evaluate, look
+from ..infer.evaluation import check_better_than_chance, evaluate, columns_per_image
 from ..infer.ensembles import DEFAULT_ALPHAS, members
 from ..train.flops import passes
 from ..methods.index import all_methods
-from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around
-from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Plan, at_least_declared, can_compete, is_way,
-                               looked_at, one_further, rates_around, with_rows)
-from .estimate import n_done, preview, readable, seconds_left, without
-from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
+from .trial import Trial, is_done, last_line, run_trial, strengths, strengths_around
+from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Plan, add_to_families, can_compete,
+                               close_families, counted_or_declared, interpolates, one_further, rates_around)
+from .estimate import n_done, preview, seconds_left, without_images, without_unreadable
+from .outcome import Bench, Curve, Entry, choice_rows, resampling_units
 
 # %% ../../nbs/api/bench/04_run.ipynb #e1661b5d
 @our_names
@@ -76,26 +76,29 @@ def plan_bench(
     "The plan of `bench`, without unreadable images; nothing is written"
     check_classifier(zeroshot, 'bench(suite, zeroshot, folder)', trains=True)
     methods = [*map(find_method, methods)] if methods else [m for m in all_methods().values() if can_compete(m)]
-    suite = Suite.of(suite, zeroshot.classnames)
-    check_bench_suite(suite)
-    control = control_sets(control, suite.datasets())
-    folder, unreadable = Path(folder), None
-    files = [p.name for p in folder.glob('*.npz')] # of a bench that has begun
+    whole = Suite.of(suite, zeroshot.classnames)
+    check_bench_suite(whole)
+    control = control_sets(control, whole.datasets())
+    folder, readable, unreadable = Path(folder), whole, None
+    curve_files = [p.name for p in folder.glob('*.npz')] # of a bench that has begun
     if (folder/UNREADABLE).exists():
         unreadable = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
-        suite = without(suite, unreadable)
-    elif not files: suite, unreadable = readable(suite, zeroshot, **recipe)
-    if not files:
+        readable = without_images(whole, unreadable)
+    elif not curve_files: readable, unreadable = without_unreadable(whole, zeroshot, **recipe)
+    if not curve_files:
         for images in control.values():
             start = dict(zeroshot=member(zeroshot).on(images))
-            check_known(start, look(start, images, progress=recipe.get('progress', True)), images)
+            columns = columns_per_image(start, images, progress=recipe.get('progress', True))
+            check_better_than_chance(start, columns, images)
     # a method with a curve needs no rehearsal
-    begun = {re.sub(r'( [\d.e+-]+)?, lr .*', '', name) for name in files}
+    begun = {re.sub(r'( [\d.e+-]+)?, lr .*', '', name) for name in curve_files}
     rehearsed = {m.name: '' for m in methods if m.name in begun}
     # a bench that has begun keeps its rule for grids
-    grids, file = PAST_EDGE_IF_BEST, folder/'plan.json'
-    if file.exists() and read_json(file).get('grids') in (None, PAST_EDGE): grids = read_json(file).get('grids')
-    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
+    grids, plan_file = PAST_EDGE_IF_BEST, folder/'plan.json'
+    if plan_file.exists():
+        old_grids = read_json(plan_file).get('grids')
+        if old_grids in (None, PAST_EDGE): grids = old_grids
+    return Plan(readable, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
                 control=control, grids=grids)
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
@@ -107,33 +110,33 @@ def carry_out(
     show_plan:bool=True, # print it before the first piece of work
     groups:bool=False, answers:bool=False, # as in `bench`
 ) -> Bench:
-    "Run the rest of a plan"
-    what_is_drawn(plan.suite, groups) # or an error now, not when all is done
+    "Train and judge what is left of a plan, and return the results"
+    resampling_units(plan.suite, groups) # or an error now, not when all is done
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _same_plan(plan, folder/'plan.json')
+    _write_or_check_plan(plan, folder/'plan.json')
     if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
         with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
-    left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
+    left_out = {m.name: why for m in plan.methods if (why := plan.why_left_out(m))}
     entries = {c.name: Entry(c) for c in plan.contenders()}
     place = describe_device(plan.zeroshot.device, plan.recipe.get('precision', 'bf16'))
     def lines(): return preview(plan, folder, seconds_left(plan, folder), place) if show_plan else []
     clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), lines)
     work = Work(plan, folder, clock, entries=entries, answers=answers, weights=weights and Path(weights))
     planned = plan.hypotheses()
-    _families(folder/'plan.json', planned)
+    _update_families(folder/'plan.json', planned)
     try:
-        for seed in plan.seeds: _round(work, partial(work.advance, seed=seed), left_out)
-        _round(work, work.leave_out, left_out)
+        for seed in plan.seeds: _for_each_row(work, partial(work.advance, seed=seed), left_out)
+        _for_each_row(work, work.leave_out, left_out)
     except TimeIsUp as e: say(str(e))
-    complete = _complete(work.entries, len(plan.seeds))
+    complete = _rows_with_all_seeds(work.entries, len(plan.seeds))
     first, second = (complete.get(n) for n in ('plain', f'plain, {BEST_RATE}'))
     if second and second.trial == first.trial: del complete[second.row.name] # the rule took the best rate
-    families = _families(folder/'plan.json', planned, has_results=len(complete) > 1)
+    families = _update_families(folder/'plan.json', planned, has_results=len(complete) > 1)
     return Bench(plan, complete, left_out, work.choices, groups, families)
 
-def _round(work, step, left_out):
-    "Advance every row by one step; a failure stops only its row, a busy row is tried again later"
+def _for_each_row(work, step, left_out):
+    "Call `step` with the entry of every row; a failure stops only its row, a busy row is tried again later"
     todo = list(work.entries)
     while todo:
         busy = []
@@ -142,12 +145,12 @@ def _round(work, step, left_out):
             except Busy: busy.append(name)
             except Exception as e:
                 if work.entries[name].row.is_baseline: raise # which all others are measured against
-                left_out[name] = f'It failed: {last_words(e)}'
+                left_out[name] = f'It failed: {last_line(e)}'
                 del work.entries[name]
         if busy == todo: work.clock.wait()
         todo = busy
 
-def _complete(entries, n_seeds): # name -> `Entry` with the seeds that all have
+def _rows_with_all_seeds(entries, n_seeds): # name -> `Entry` with the seeds that all have
     n = min(len(e.curves) for e in entries.values() if not e.several)
     def is_complete(e): return len(e.curves) == 1 and n == n_seeds if e.several else n > 0
     return {name: replace(e, curves=e.curves[:n]) for name, e in entries.items() if is_complete(e)}
@@ -226,18 +229,19 @@ class Work:
 def advance(self:Work, entry:Entry, seed:int):
     "Train and judge a row with one seed"
     row, seeds = entry.row, self.plan.seeds
-    if entry.trial is None: entry.trial = row.setting(self)
+    if entry.trial is None: entry.trial = row.chosen_trial(self)
+    if entry.several and seed != seeds[-1]: return # merged once, when all are trained
     trial = replace(entry.trial, seed=seed)
+    train = partial(self.trained_classifier, trial)
     if entry.several:
-        if seed != seeds[-1]: return
         trials = [replace(entry.trial, seed=s) for s in seeds]
         name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
-        curve = self.curve(partial(self.combine, row.method, trials, name), name)
-    elif row.trains: curve = self.curve(partial(self.train, trial), trial.name)
+        curve = self.curve(partial(self.merged_classifier, row.method, trials, name), name)
+    elif row.trains: curve = self.curve(train, trial.name)
+    elif interpolates(row.method): curve = self.curve(train, f'{row.name} of {trial.name}', row.name)
     else:
         name = f'{row.name} of {trial.name}'
-        if is_way(row.method): curve = self.curve(partial(self.train, trial), name, row.name)
-        else: curve = self.curve(partial(self.combine, row.method, [trial], name), name)
+        curve = self.curve(partial(self.merged_classifier, row.method, [trial], name), name)
     entry.curves.append(curve)
 
 @patch
@@ -249,9 +253,9 @@ def leave_out(self:Work, entry:Entry):
     for out in seeds:
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
-        try: test, cost = self.judgment(partial(self.combine, method, trials, name), name, 'test')
+        try: test, cost = self.judgment(partial(self.merged_classifier, method, trials, name), name, 'test')
         except Exception as e:
-            self.clock.say(f'{name}: {last_words(e)} It is unknown how much {entry.row.name} depends on single runs.')
+            self.clock.say(f'{name}: {last_line(e)} It is unknown how much {entry.row.name} depends on single runs.')
             return
         curves.append(Curve(None, test['right'], cost, test['kl']))
     entry.without = curves
@@ -267,29 +271,29 @@ def choose(self:Work,
     default = grid[len(grid)//2]
     self.choices[name], self.trials[name] = [], {}
     def trial(lr, strength): return Trial(lr, seed, name, strength)
-    lr = self._best(name, 'learning rate', sorted(self.plan.lrs), lambda lr: trial(lr, default), rates_around)
+    lr = self._best_value(name, 'learning rate', sorted(self.plan.lrs), lambda lr: trial(lr, default), rates_around)
     if len(grid) == 1: return trial(lr, default)
-    strength = self._best(name, 'strength', grid[::-1], partial(trial, lr), partial(strengths_around, method))
+    strength = self._best_value(name, 'strength', grid[::-1], partial(trial, lr), partial(strengths_around, method))
     return trial(lr, strength)
 
 @patch
-def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
-    "Choose a value of a grid; extend the grid by one step if its best value is at an edge"
+def _best_value(self:Work, name, what, values, trial_with, around): # trial_with: value -> `Trial`
+    "Choose from a grid, the most cautious value first; extend it by one step if its best value is at an edge"
     trials = self.trials[name]
     def judge(value):
-        t = trial(value)
+        t = trial_with(value)
         trials.setdefault(t, 0.) # `averages` lists it
-        right = self.judgment(partial(self.train, t), t.name, 'validation')[0]['right'][REFERENCE]
+        right = self.judgment(partial(self.trained_classifier, t), t.name, 'validation')[0]['right'][REFERENCE]
         trials[t] = right.mean(1).max()
         return right
     right = {v: judge(v) for v in values}
-    best = max(values, key=lambda v: trials[trial(v)])
+    best = max(values, key=lambda v: trials[trial_with(v)])
     further = one_further(values, best, around) if self.plan.grids else None
     if further is not None:
         try: right[further] = judge(further)
         except Exception as e: # the method does not go that far
-            self.clock.say(f'{name} fails with {what} {further:g}: {last_words(e)}')
-            trials.pop(trial(further))
+            self.clock.say(f'{name} fails with {what} {further:g}: {last_line(e)}')
+            trials.pop(trial_with(further))
     order = sorted(right, reverse=values[0] > values[-1])
     past_edge = further if self.plan.grids == PAST_EDGE_IF_BEST else None
     rows = choice_rows(name, what, order, [right[v] for v in order], past_edge)
@@ -298,7 +302,7 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
 
 # %% ../../nbs/api/bench/04_run.ipynb #e8f35da5
 @patch
-def train(self:Work, trial:Trial) -> ImageClassifier:
+def trained_classifier(self:Work, trial:Trial) -> ImageClassifier:
     "The classifier of a trial; weight averages during training come from a plain fine-tuning"
     plan, trained = self.plan, trial
     if trial.tuning in [m.name for m in plan.averages()]: trained = Trial(trial.lr, trial.seed)
@@ -311,42 +315,44 @@ def train(self:Work, trial:Trial) -> ImageClassifier:
     return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch
-def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
+def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "Merge plainly fine-tuned classifiers by a method, and save the result with its recipe"
     hyperparameters, images = self.plan.given.get(method.name, {}), self.plan.suite.validation
     # other seeds or hyperparameters: another folder
     key = repr(([t.name for t in trials], sorted(hyperparameters.items())))
-    folder = self.weights/f'{name}, {hashlib.sha256(key.encode()).hexdigest()[:6]}'
+    digits = hashlib.sha256(key.encode()).hexdigest()[:6]
+    folder = self.weights/f'{name}, {digits}'
     if not folder.exists():
-        zeroshot, finetuned = self.plan.zeroshot, [self.train(t) for t in trials]
+        zeroshot, finetuned = self.plan.zeroshot, [self.trained_classifier(t) for t in trials]
         with passes(zeroshot) as counts:
             if method.kind == 'search': out = method(zeroshot, finetuned, images, **hyperparameters)
             else: out = merge(zeroshot, finetuned, method, images=images, **hyperparameters)
-        out.recipe['making'] = at_least_declared(counts, method, self.plan.suite, len(finetuned))
+        out.recipe['making'] = counted_or_declared(counts, method, self.plan.suite, len(finetuned))
         out.save(folder)
     return load_classifier(folder, self.plan.zeroshot.device)
 
 # %% ../../nbs/api/bench/04_run.ipynb #ba29203d
 @patch
-def curve(self:Work, end:Callable, name:str, by:str='weight-space') -> Curve:
+def curve(self:Work, make_end:Callable, name:str, by:str='weight-space') -> Curve:
     "The curve to a classifier, on validation and test images; the classifier is made once, if at all"
-    end = cache(end)
-    validation, cost = self.judgment(end, name, 'validation', by)
-    test, _ = self.judgment(end, name, 'test', by)
+    make_end = cache(make_end)
+    validation, cost = self.judgment(make_end, name, 'validation', by)
+    test, _ = self.judgment(make_end, name, 'test', by)
     return Curve(validation['right'][REFERENCE], test['right'], cost, test['kl'])
 
 @patch
 def judgment(self:Work,
-    end:Callable, # function that returns the `ImageClassifier` at alpha = 1
+    make_end:Callable, # function that returns the `ImageClassifier` at alpha = 1
     name:str, # of the file
     split:str, # 'validation' (of the reference alone) or 'test'
     by:str='weight-space', # the way there: a merge or output ensemble; one without an alpha is a curve of one point
 ) -> tuple: # dict 'right' or 'kl' -> dataset -> (k, …); cost of the fine-tuning
-    "Judge a curve, or read its judgment"
+    "What each point of a curve has right on each set, and its divergence: computed once, then read from its file"
     file = self.folder/f'{name}.{split}.npz'
     if not file.exists():
         with self.claim(file.name):
-            if not file.exists(): self._judge(end, file, name, split, by) # else another process did, just now
+            if not file.exists(): # else another process did, just now
+                self._write_judgment(make_end, file, name, split, by)
     try:
         with np.load(file, allow_pickle=False) as npz: arrays, cost = dict(npz), json.loads(str(npz['cost']))
     except Exception as e: raise BadFile(
@@ -358,8 +364,8 @@ def judgment(self:Work,
     return columns, cost
 
 @patch
-def _judge(self:Work, end, file, name, split, by): # as in `judgment`
-    finetuned, plan = end(), self.plan
+def _write_judgment(self:Work, make_end, file, name, split, by): # as in `judgment`
+    finetuned, plan = make_end(), self.plan
     self.clock(f'judge {name}, {split}')
     way = find_method(by).set(**plan.given.get(by, {}))
     precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
@@ -367,9 +373,9 @@ def _judge(self:Work, end, file, name, split, by): # as in `judgment`
         between = members(plan.zeroshot, finetuned, plan.alphas, [way], precision=precision,
                           images=plan.suite.validation)
     suite, control = plan.suite, plan.control.values()
-    if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
+    if split == 'validation': suite, control = replace(suite, shift_validation={}), () # the reference alone
     columns = curve_columns(between, suite, split, control, plan.recipe.get('progress', True))
-    recipe, making = finetuned.recipe, dict(at_least_declared(counts, way, suite))
+    recipe, making = finetuned.recipe, dict(counted_or_declared(counts, way, suite))
     for k, n in recipe.get('making', {}).items(): making[k] += n
     cost = recipe.get('cost', {}) | dict(seconds=recipe.get('seconds', 0.), making=making)
     arrays = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
@@ -427,7 +433,7 @@ def check_bench_suite(suite:Suite):
 _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower (its hash)',
                  text_tower='the text tower (its hash)', head='the head (its hash)')
 
-def _same_plan(plan, file):
+def _write_or_check_plan(plan, file):
     "Write the plan, or check that the folder has the same one"
     now = json.loads(json.dumps(plan.as_json()))
     if not file.exists():
@@ -442,11 +448,11 @@ def _same_plan(plan, file):
             f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '
             f'{now.get(k)!r}. Choose another folder.')
 
-def _families(file, rows, has_results=False):
-    "Families of rows that are tested together; closed when results are known"
+def _update_families(file, rows, has_results=False): # list of dicts, as plan.json has them now
+    "Add rows to the families that are tested together; a family is closed when results are known"
     plan = read_json(file)
-    families = with_rows(plan.get('families', []), rows)
-    if has_results: families = looked_at(families)
+    families = add_to_families(plan.get('families', []), rows)
+    if has_results: families = close_families(families)
     if families != plan.get('families', []):
         with atomic_path(file, force=True) as tmp: _write_json(plan | dict(families=families), tmp)
     return families

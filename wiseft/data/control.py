@@ -13,7 +13,7 @@ from itertools import compress
 from pathlib import Path
 from ..base.text import did_you_mean
 from .prompts import read_classnames, read_templates
-from .shards import check_downloaded, shard_files
+from .shards import downloaded_path, shard_files
 from .images import ImageSet
 from .labels import image_folder, source_name, split_folders
 from .layouts import FAMILIES
@@ -31,24 +31,25 @@ def control_set(
         images = suite.test or next(iter(suite.shifts.values())) # of cifar10.1 there is nothing else
         return replace(images, name=suite.name, role='control', templates=suite.templates)
     address = hub_address(str(source))
-    given = check_downloaded(address)
-    if not given.exists() and not shard_files(given):
+    given = downloaded_path(address)
+    in_shards = bool(shard_files(given))
+    if not given.exists() and not in_shards:
         sets = [*EMBEDDED, *FAMILIES, *CONTROL_ON_HUB]
         raise FileNotFoundError(
             f'{source}: there is no such folder or file, and no set of that name. {did_you_mean(source, sets)}')
-    # of splits it is the test images, or else the validation images
-    splits = split_folders(given) if given.is_dir() and not shard_files(given) else {}
+    splits = split_folders(given) if given.is_dir() and not in_shards else {}
     path = splits.get('test') or splits.get('validation') or given
-    # lists lie in the folder of images, in the folder that was given, or up to two folders above shards and tables
-    packed = not path.is_dir() or shard_files(path)
-    folders = [path, given]
-    if packed: folders += [path.parent, path.parent.parent]
-    def beside(name): return next((f/name for f in folders if (f/name).is_file()), None)
-    names = None if packed else beside('classnames.txt') # readers of shards and tables find it themselves
-    templates = beside('zeroshot_classification_templates.txt')
+    in_folders = path.is_dir() and not shard_files(path)
+    # where lists of names and templates may lie; above shards and tables, too
+    folders = [path, given] if in_folders else [path, given, path.parent, path.parent.parent]
+    def find(file): return next((f/file for f in folders if (f/file).is_file()), None)
+    classnames_file = find('classnames.txt') if in_folders else None # readers of shards and tables find it themselves
+    templates_file = find('zeroshot_classification_templates.txt')
+    classnames = read_classnames(classnames_file) if classnames_file else None
+    templates = read_templates(templates_file) if templates_file else None
     name = source_name(given) if address == str(source) else str(source)
-    images = image_folder(path, names and read_classnames(names), name)
-    return replace(images, role='control', templates=templates and read_templates(templates))
+    images = image_folder(path, classnames, name)
+    return replace(images, role='control', templates=templates)
 
 # %% ../../nbs/api/data/16_control.ipynb #dab5cfe5
 def control_sets(

@@ -20,18 +20,18 @@ def to_rgb(im:Image.Image) -> Image.Image:
     "Convert any PIL image to 8-bit RGB: more bits are scaled, transparency becomes white"
     # pixels whose white is unknown
     if im.mode == 'F': unknown = 'Floating-point'
-    elif _tiff(im, 258, 8) > 16: unknown = '32-bit'
-    elif _tiff(im, 339, 1) == 2: unknown = 'Signed'
+    elif _tiff_value(im, 258, 8) > 16: unknown = '32-bit'
+    elif _tiff_value(im, 339, 1) == 2: unknown = 'Signed'
     else: unknown = None
     if unknown: raise ValueError(f'{unknown} pixels, whose white is unknown. Save it with 8 or 16 bits.')
 
     # gray of more than 8 bits, which Pillow scales to 16 but in a TIFF; what is transparent becomes white
     if im.mode.startswith('I'):
-        a, bits = np.asarray(im), _tiff(im, 258, 16)
+        a, bits = np.asarray(im), _tiff_value(im, 258, 16)
         if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
             '32-bit pixels outside 0…65535, whose white is unknown. Save it with 8 or 16 bits.')
         gray = (a >> (bits-8)).astype(np.uint8)
-        if _tiff(im, 262, 1) == 0: gray = 255-gray # black on white: in these depths Pillow doesn't turn it round
+        if _tiff_value(im, 262, 1) == 0: gray = 255-gray # black on white: in these depths Pillow doesn't turn it round
         if (clear := im.info.get('transparency')) is not None: gray[a == clear] = 255
         return Image.fromarray(gray).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')
@@ -48,7 +48,7 @@ def to_rgb(im:Image.Image) -> Image.Image:
     white.paste(im, mask=im)
     return white
 
-def _tiff(im, tag, default):
+def _tiff_value(im, tag, default):
     "First value of a TIFF tag"
     return np.ravel(im.tag_v2.get(tag, default))[0] if im.format == 'TIFF' else default
 
@@ -128,7 +128,8 @@ def open_image(
             n, limit = im.width*im.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and n > limit: raise ValueError(f'{n:,} pixels, {_too_many(limit)}')
             if at_least: im.draft(None, (at_least, at_least))
-            deep = _tiff(im, 258, 8) == 16 or im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
+            deep_png = im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
+            deep = _tiff_value(im, 258, 8) == 16 or deep_png
             rgb = to_rgb(im)
             if deep: _warn_of_black(rgb, path)
             if im.format == 'JPEG':
@@ -141,7 +142,7 @@ def open_image(
         blame_memory(e, path)
         raise UnreadableImage(f'{printable(path)}: {_why_unreadable(e, path)}') from e
 
-def _why_unreadable(e, path):
+def _why_unreadable(e, path): # text
     if isinstance(e, FileNotFoundError): return 'no such file.'
     if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return _too_many(Image.MAX_IMAGE_PIXELS)

@@ -96,7 +96,7 @@ def write_entry(
     except FileNotFoundError: return None
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #e771fe59
-def open_entry(folder:Path|None):
+def open_entry(folder:Path|None): # `CacheEntry`, or None
     "Open an entry; None if it is missing, or damaged, in which case it is removed"
     try:
         if folder is None or not folder.exists(): return None

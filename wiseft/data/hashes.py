@@ -36,7 +36,7 @@ def file_identity(
     "`file_identities` of one file"
     return next(file_identities([path]))
 
-def _file_system(path):
+def _file_system(path): # text
     id = f'{os.statvfs(path).f_fsid:x}' if hasattr(os, 'statvfs') else '' # not on Windows
     return f'{id}.{_generation()}'
 
@@ -53,7 +53,7 @@ def _memory():
     db.execute('CREATE TABLE IF NOT EXISTS hashes (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID')
     return db
 
-def _recall(identities):
+def _known_hashes(identities): # dict identity -> hash, of those that are known
     "Look up hashes by identity"
     identities, rows = list(identities), {}
     if not os.path.exists(cache_root()/'hashes.sqlite'): return rows # nor where nobody may look
@@ -105,7 +105,7 @@ def content_hashes(
             some = paths[start:start+_AT_ONCE]
             identity_of = list(identities(some))
             file_of = {i: p for i, p in zip(identity_of, some) if i}
-            remembered = _recall(file_of)
+            remembered = _known_hashes(file_of)
             new = {i: p for i, p in file_of.items() if i not in remembered}
             results = zip(new, pool.map(hashed, new.values()))
             read = {i: h for i, h in results if h}
@@ -126,7 +126,7 @@ def check_remembered(
     _checked.add(folder)
     some = [paths[i] for i in np.unique(np.linspace(0, len(paths)-1, 16).astype(int)).tolist()]
     identity_of = list(identities(some))
-    known = _recall([i for i in identity_of if i])
+    known = _known_hashes([i for i in identity_of if i])
     if any(i in known and hashed(p) not in (None, known[i]) for p, i in zip(some, identity_of)):
         with suppress(OSError): (cache_root()/'generation').write_text(str(_generation()+1))
 

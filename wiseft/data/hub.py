@@ -56,7 +56,7 @@ class HubFiles:
     @property
     def size(self): return sum(f.size or 0 for f in self.files) # bytes
 
-def _is_wanted(name):
+def _is_wanted(name): # bool
     "Whether a file name of the hub is a shard or table, and is safe as a path"
     ours = name.isprintable() and name.endswith(('.tar', '.txt', '.csv', '.tsv'))
     hidden = any(part.startswith('.') or not part for part in name.split('/'))

@@ -67,7 +67,7 @@ class ImageSet(Dataset):
     def open(self, i:int, at_least:int|None=None): # RGB PIL image
         "Decode image `i`; a large JPEG is reduced to about `at_least` pixels on the short side"
         b = self.border
-        if self.transformed: return _to_look_at(self.pixels[i])
+        if self.transformed: return _stretched_picture(self.pixels[i])
         if self.pixels is not None: im = as_picture(self.pixels[i])
         else:
             read = self.members and partial(self.members.read, i)
@@ -131,22 +131,22 @@ def spread(self:ImageSet,
     return np.unique(np.linspace(0, len(self)-1, n).astype(int))
 
 # %% ../../nbs/api/data/09_images.ipynb #bd345832
-def _items(images): # what `content_hashes` takes
+def _what_to_hash(images): # what `content_hashes` takes
     if images.members: return range(len(images)), images.members.identities, images.members.hash
     return images.paths.as_texts(), file_identities, file_hash
 
 @patch
 def identities(self:ImageSet): # yields a text each; None where there is no such file
     "Identity of each image's file (`file_identities`), and within a tar its place there"
-    items, identities, hashed = _items(self)
+    items, identities, hashed = _what_to_hash(self)
     check_remembered(self.root, items, identities, hashed)
     return identities(items)
 
 @patch
 def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
     "SHA-256 of each image file: read once, and again after a change"
-    check_remembered(self.root, *_items(self))
-    return content_hashes(*_items(self))
+    check_remembered(self.root, *_what_to_hash(self))
+    return content_hashes(*_what_to_hash(self))
 
 @patch
 def sizes(self:ImageSet) -> np.ndarray: # (n,); -1 where there is no such file
@@ -224,7 +224,7 @@ class PictureColumn(Sequence):
 
 _one_at_a_time = Lock()
 
-def _to_look_at(x):
+def _stretched_picture(x):
     "A transformed image with its values stretched to black and white"
     x = x.float()
     low, high = x.min(), x.max()

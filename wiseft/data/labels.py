@@ -20,7 +20,7 @@ from ..base.lazy import open_clip_tables
 from .prompts import check_classnames
 from .arrays import read_table
 from .columns import PathColumn, TextColumn
-from .shards import check_downloaded, check_numbers, is_tar, local_copy, shard_files, shard_members
+from .shards import downloaded_path, check_numbers, is_tar, local_copy, shard_files, shard_members
 from .images import ImageSet
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
@@ -30,7 +30,7 @@ def image_folder(
     name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of a folder of class folders"
-    path = check_downloaded(path)
+    path = downloaded_path(path)
     if tars := shard_files(path):
         folders = [f.name for f in visible_folders(path) if _has_images(f)] if path.is_dir() else []
         if folders: raise ValueError(
@@ -39,15 +39,15 @@ def image_folder(
         return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
-    labels, names = _labels_of(path, list(files), classnames)
+    labels, names = _labels_of_folders(path, list(files), classnames)
     depth = len(path.parts) + 2 # of an image in a class folder itself
     if classnames is None and all(len(Path(p).parts) > depth for p in chain.from_iterable(files.values())):
         _warn_of_depth(path, files, next(iter(files.values()))[0])
-    return _labeled(path, files, labels, names, name)
+    return _set_of_files(path, files, labels, names, name)
 
 def _is_table(path): return path.suffix.lower() in ('.csv', '.tsv') and path.is_file()
 
-def _labels_of(path, folders, classnames): # dict folder -> label, and class names
+def _labels_of_folders(path, folders, classnames): # dict folder -> label, and class names
     "Class of each folder, by its name"
     if classnames is None: _check_names(path, folders)
     is_dict = isinstance(classnames, dict)
@@ -60,7 +60,7 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
     if numbered and not _are_names(folders, names): return {f: int(f) for f in folders}, names
     return {normalize('NFC', str(f)): i for i, f in enumerate(classnames)}, names
 
-def _are_names(numbers, classnames):
+def _are_names(numbers, classnames): # bool
     "Whether numbers are class names themselves, and not their indices"
     return not {*numbers}.isdisjoint(classnames) or all(str(c).isdecimal() for c in classnames)
 
@@ -83,14 +83,14 @@ def _check_names(file, names):
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
                       '.heic .heif .jxl .ico .svg'.split())
 
-def _hidden(name): return name.startswith(('.', '__MACOSX')) or name == 'lost+found' # at the root of an ext4 disk
-def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name)
+def _is_hidden(name): return name.startswith(('.', '__MACOSX')) or name == 'lost+found' # at the root of an ext4 disk
+def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _is_hidden(name)
 def visible_folders(
     path:str|Path
 ) -> list: # of paths
     "Subfolders, sorted, without hidden ones"
     folders = (p for p in Path(path).iterdir() if p.is_dir())
-    return sorted(p for p in folders if not _hidden(p.name))
+    return sorted(p for p in folders if not _is_hidden(p.name))
 
 # %% ../../nbs/api/data/10_labels.ipynb #5b87f664
 def image_files(
@@ -104,7 +104,7 @@ def image_files(
             dirs.clear()
             continue
         walked.add(real)
-        dirs[:] = [d for d in dirs if not _hidden(d)]
+        dirs[:] = [d for d in dirs if not _is_hidden(d)]
         images += [os.path.join(at, f) for f in files if _is_image(f)]
     return sorted(images, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
@@ -119,7 +119,7 @@ def labeled_folders(
 ) -> ImageSet:
     "The images of class folders whose labels are known"
     unread = {f for f, label in labels.items() if label is None}
-    return _labeled(Path(path), _files_by_folder(Path(path), unread), labels, classnames, name)
+    return _set_of_files(Path(path), _files_by_folder(Path(path), unread), labels, classnames, name)
 
 def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of files
     "Images of each class folder; folders without images are skipped with a warning"
@@ -137,7 +137,7 @@ def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of fil
 def _warn_of_empty(path, folders):
     if folders: warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
 
-def _labeled(path, files, labels, classnames, name):
+def _set_of_files(path, files, labels, classnames, name): # `ImageSet`
     "Image set of the files of each folder, and the folders' labels"
     _check_known(path, files, labels)
     numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
@@ -194,7 +194,7 @@ def split_folders(
         f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}.')
     return splits
 
-def _has_images(folder):
+def _has_images(folder): # bool
     return any(_is_image(name) or name.lower().endswith('.tar') for *_, files in os.walk(folder) for name in files)
 
 # %% ../../nbs/api/data/10_labels.ipynb #9fd8e6ca
@@ -233,7 +233,7 @@ def shard_set(
     paths, labels, members = shard_members(files, is_member)
     if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
     if (labels < 0).all(): labels, names = _inner_folders(source, paths, members, classnames)
-    else: labels, names = _numbered(source, labels, classnames)
+    else: labels, names = _labels_by_number(source, labels, classnames)
     root = source if source.is_dir() else source.parent
     return ImageSet(name or source_name(source), PathColumn(paths), labels, names, root=root, members=members)
 
@@ -250,10 +250,10 @@ def is_member(
 ) -> bool:
     "Whether a member is an image of the set, by its name"
     *folders, last = name.split('/')
-    return _is_image(last) and not any(_hidden(f) for f in folders if f != '.')
+    return _is_image(last) and not any(_is_hidden(f) for f in folders if f != '.')
 
 # %% ../../nbs/api/data/10_labels.ipynb #8906c600
-def _numbered(source, numbers, classnames): # labels, class names
+def _labels_by_number(source, numbers, classnames): # labels, class names
     "Labels that are class numbers, as in classnames.txt or the given names"
     places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
     file = next((f for f in places if f.is_file()), None)
@@ -279,11 +279,11 @@ def match_labels(
     new_label = np.array([label_of.get(c, -1) for c in own])
     return new_label[numbers], list(classnames)
 
-def _named(source, classes, classnames): # labels, class names
+def _labels_by_name(source, classes, classnames): # labels, class names
     "Labels of images whose classes have names"
     classes = [normalize('NFC', c) for c in classes]
     every = sorted(set(classes))
-    label_of, names = _labels_of(source, every, classnames)
+    label_of, names = _labels_of_folders(source, every, classnames)
     _check_known(source, every, label_of)
     return np.array([label_of[c] for c in classes]), names
 
@@ -300,7 +300,7 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
     if not all(classes): raise ValueError(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
         'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
-    labels, names = _named(source, classes, classnames)
+    labels, names = _labels_by_name(source, classes, classnames)
     if classnames is None and all('/' in f for f in inner): _warn_of_depth(source, names, paths[0])
     return labels, names
 
@@ -325,20 +325,23 @@ def read_image_table(
     what = 'table of images'
     separator, fields, header = first_line(existing_file(path, what))
     names = None if header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
-    t = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
-    if not isinstance(t.index, pd.RangeIndex): raise BadFile(
+    read = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
+    if not isinstance(read.index, pd.RangeIndex): raise BadFile(
         f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
-    t = t.dropna(axis=1, how='all').fillna('')
-    column = {k: next((n for n in names if n in t), None) for k, names in _COLUMNS.items()}
+    read = read.dropna(axis=1, how='all').fillna('')
+    column = {k: next((n for n in names if n in read), None) for k, names in _COLUMNS.items()} # ours -> the file's
     hint = ''
     if need == 'label' and column['caption']: hint = ' Captions are for `wiseft finetune FOLDER --captions`.'
     for k in 'file', need:
         if column[k] is None: raise BadFile(
-            f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[k])}.{hint}')
-    if need != 'file' and 'split' in t and t['split'].nunique() > 1: warn_user(
-        f'{path} has a column split with {first_few(t["split"].unique())}, which is not used: all rows are one set. '
+            f'{path} has the columns {first_few(list(read), 8)}: there is none named '
+            f'{" or ".join(_COLUMNS[k])}.{hint}')
+    if need != 'file' and 'split' in read and read['split'].nunique() > 1: warn_user(
+        f'{path} has a column split with {first_few(read["split"].unique())}, which is not used: all rows are one set. '
         'Write one table per split.')
-    t = pd.DataFrame({k: t[c] if k in ('file', 'original') else t[c].str.strip() for k, c in column.items() if c})
+    t = pd.DataFrame()
+    for k, name in column.items():
+        if name: t[k] = read[name] if k in ('file', 'original') else read[name].str.strip()
     whole = (t.file.str.strip() != '') & (t[need] != '')
     if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
@@ -360,8 +363,8 @@ def table_set(
         f'{os.path.abspath(path.parent)}.')
     numbered = t.label.str.fullmatch(r'\d{1,9}').all() and not isinstance(classnames, dict)
     if numbered and (classnames is None or not _are_names(t.label, classnames)):
-        labels, names = _numbered(path, t.label.to_numpy(int), classnames)
-    else: labels, names = _named(path, t.label, classnames)
+        labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
+    else: labels, names = _labels_by_name(path, t.label, classnames)
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
 

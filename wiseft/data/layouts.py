@@ -31,7 +31,7 @@ PUBLISHED_SETS = pd.read_csv(package_data('published_sets.csv'))
 HUB_SETS = pd.read_csv(package_data('hub_sets.csv'), keep_default_na=False) # the license is the authors'
 
 # %% ../../nbs/api/data/12_layouts.ipynb #5a8780eb
-def _counted(images, suite, split, allow_incomplete):
+def _with_all_images(images, suite, split, allow_incomplete): # `ImageSet`
     "The set, checked to have the published number of images"
     numbers = PUBLISHED_SETS.set_index(['suite', 'set', 'split']).images
     lacking = numbers[suite, images.name, split].item() - len(images)
@@ -47,15 +47,15 @@ def _counted(images, suite, split, allow_incomplete):
 SHARDS = {r.place: f"{r.repository.partition('/')[2]}/{r.split}"
           for r in PUBLISHED_SETS.merge(HUB_SETS, on=['suite', 'set']).itertuples()}
 
-def _in_shards(root, place):
+def _shard_folder(root, place): # Path or None
     "The folder of a set's shards, if there is no folder of its images"
     if place not in SHARDS or (Path(root)/place).exists(): return None
     path = Path(root)/SHARDS[place]
     return path if shard_files(path) else None
 
-def _is_there(root, place): return (Path(root)/place).exists() or _in_shards(root, place) is not None
+def _is_there(root, place): return (Path(root)/place).exists() or _shard_folder(root, place) is not None
 
-def _path_of(root, place):
+def _published_path(root, place): # Path
     "A folder under the data root; an error says where to get it"
     if (path := Path(root)/place).exists(): return path
     how = PUBLISHED_SETS.set_index('place')['how to get it'][[place]].iloc[0]
@@ -83,8 +83,8 @@ def _by_wnid(root, place, name, subset=None):
 
 def _by_folder(root, place, name, labels, classnames):
     "Image set from folders with these labels, or from shards whose classes have this order"
-    path = _in_shards(root, place)
-    if path is None: return labeled_folders(_path_of(root, place), labels, classnames, name)
+    path = _shard_folder(root, place)
+    if path is None: return labeled_folders(_published_path(root, place), labels, classnames, name)
     s = shard_set(path, name=name)
     same = sum(a.lower() == b.lower() for a, b in zip(s.classnames, classnames))
     if len(s.classnames) != len(classnames) or same < .9*len(classnames): raise BadFile(
@@ -105,16 +105,16 @@ def objectnet_names(
     except (json.JSONDecodeError, RecursionError, AttributeError) as e: raise BadFile(
         f"{file} holds no names of folders. Get ObjectNet's own.") from e
 
-def _objectnet(root, name):
+def _objectnet(root, name): # `ImageSet`
     "Images of ObjectNet's classes that are also in ImageNet; those in shards have their red border, too"
-    path = _in_shards(root, 'objectnet-1.0')
+    path = _shard_folder(root, 'objectnet-1.0')
     if path is not None:
         s = shard_set(path, name=name)
         s = replace(s, classnames=[c.lower() for c in s.classnames])
         if unknown := [c for c in s.classnames if c not in OBJECTNET_CLASSES]: raise BadFile(
             f"{path}: {first_few(unknown)} in its classnames.txt are not classes that ObjectNet shares with ImageNet.")
     else:
-        path = _path_of(root, 'objectnet-1.0')
+        path = _published_path(root, 'objectnet-1.0')
         names = objectnet_names(path/'mappings/folder_to_objectnet_label.json')
         folders = sorted(f for f, c in names.items() if c in OBJECTNET_CLASSES)
         labels = dict.fromkeys(names) | {f: i for i, f in enumerate(folders)} # None: not to be read
@@ -177,7 +177,7 @@ def _read_sets(root, suite, readers, allow_incomplete): # parts of a suite; read
     parts = dict(train=None, validation=None, test=None, shifts={})
     for (name, split), read in readers.items():
         if allow_incomplete and there and (name, split) not in there: continue
-        images = _counted(read(), suite, split, allow_incomplete)
+        images = _with_all_images(read(), suite, split, allow_incomplete)
         if name == 'reference': parts[split] = images
         else: parts['shifts'][name] = images
     return parts
@@ -193,7 +193,7 @@ def _check_array(file, pixels, labels, classnames):
     if not np.isin(labels, range(len(classnames))).all(): raise BadFile(
         f"The labels of {file} are not from 0 to {len(classnames)-1}. Get the authors' own file.")
 
-def _array_set(name, file, pixels, labels, classnames):
+def _set_of_array(name, file, pixels, labels, classnames):
     "An image set in an array"
     _check_array(file, pixels, labels, classnames)
     names = [f'{file.name}#{i}' for i in range(len(labels))]
@@ -203,25 +203,25 @@ def _cifar(path, files, label_key, classnames):
     "A part of CIFAR-10 or CIFAR-100, whose pickles hold rows of 3 × 32 × 32 values"
     rows, labels = zip(*[read_entries(path/f, 'data', label_key) for f in files])
     pixels = np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return _array_set('reference', path/files[0], pixels, np.concatenate(labels), classnames)
+    return _set_of_array('reference', path/files[0], pixels, np.concatenate(labels), classnames)
 
 def _cifar10(root, split):
     files = [f'data_batch_{i}' for i in range(1, 6)] if split == 'train' else ['test_batch']
-    return _cifar(_path_of(root, 'cifar-10-batches-py'), files, 'labels', CIFAR10_CLASSES)
+    return _cifar(_published_path(root, 'cifar-10-batches-py'), files, 'labels', CIFAR10_CLASSES)
 
 def _cifar100(root, split):
-    path = _path_of(root, 'cifar-100-python')
+    path = _published_path(root, 'cifar-100-python')
     return _cifar(path, [split], 'fine_labels', *read_entries(path/'meta', 'fine_label_names'))
 
 def _cifar101(root):
-    folder = _path_of(root, 'CIFAR-10.1')
+    folder = _published_path(root, 'CIFAR-10.1')
     pixels, labels = (read_array(folder/f'cifar10.1_v6_{k}.npy') for k in ('data', 'labels'))
-    return _array_set('cifar-10.1', folder/'cifar10.1_v6_data.npy', pixels, labels, CIFAR10_CLASSES)
+    return _set_of_array('cifar-10.1', folder/'cifar10.1_v6_data.npy', pixels, labels, CIFAR10_CLASSES)
 
 def _cifar102(root):
-    file = _path_of(root, 'CIFAR-10.2')/'cifar102_test.npz'
+    file = _published_path(root, 'CIFAR-10.2')/'cifar102_test.npz'
     pixels, labels = read_entries(file, 'images', 'labels')
-    return _array_set('cifar-10.2', file, pixels, labels, CIFAR10_CLASSES)
+    return _set_of_array('cifar-10.2', file, pixels, labels, CIFAR10_CLASSES)
 
 def cifar10(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
@@ -238,7 +238,7 @@ PUBLISHED_CORRUPTIONS = ('gaussian_noise shot_noise impulse_noise defocus_blur g
 
 def _cifar10c(root):
     "The files hold the images at severity 1, then at severity 2, …"
-    folder = _path_of(root, 'CIFAR-10-C')
+    folder = _published_path(root, 'CIFAR-10-C')
     labels = read_array(folder/'labels.npy')
     files = [folder/f'{c}.npy' for c in PUBLISHED_CORRUPTIONS]
     arrays = [read_array(f) for f in files]
@@ -251,7 +251,7 @@ def _cifar10c(root):
 
 def _imagenet_c(root):
     "Folders corruption/severity/class; a file has the name of its original"
-    folder, classes = _path_of(root, 'imagenet-c'), imagenet_classes()
+    folder, classes = _published_path(root, 'imagenet-c'), imagenet_classes()
     label_of, names = {wnid: i for i, wnid in enumerate(classes)}, list(classes.values())
     folders = [folder/c/str(severity) for c in PUBLISHED_CORRUPTIONS for severity in range(1, 6)]
     sets = [labeled_folders(f, label_of, names) for f in folders if f.is_dir()]
@@ -264,7 +264,7 @@ _ALONE = {'cifar10.1': _cifar101, 'cifar10.2': _cifar102, 'cifar10-c': _cifar10c
 
 def one_set(suite:str, root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "A shifted set without its reference: cifar10.1, cifar10.2, cifar10-c or imagenet-c"
-    images = _counted(_ALONE[suite](root), suite, 'test', allow_incomplete)
+    images = _with_all_images(_ALONE[suite](root), suite, 'test', allow_incomplete)
     templates = 'openai' if suite == 'imagenet-c' else 'cifar'
     return dict(classnames=images.classnames, templates=templates, shifts={images.name: images})
 
@@ -272,7 +272,7 @@ def one_set(suite:str, root:str|Path, allow_incomplete:bool=False) -> dict: # pa
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
                  ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
 
-def _wilds(suite, path, folder, rows, classnames, allow_incomplete, **more):
+def _wilds_suite(suite, path, folder, rows, classnames, allow_incomplete, **more): # dict, parts of a suite
     "A suite of a table with the columns file, which is in a folder, y, group, and split"
     rows = rows[rows.file.isin(os.listdir(path/folder))]
     sets = {}
@@ -280,7 +280,7 @@ def _wilds(suite, path, folder, rows, classnames, allow_incomplete, **more):
         t = rows[rows.split == official]
         paths = [path/folder/f for f in t.file]
         images = ImageSet(name, paths, t.y, classnames, groups=list(t.group), root=path)
-        sets[name, split] = _counted(images, suite, split, allow_incomplete)
+        sets[name, split] = _with_all_images(images, suite, split, allow_incomplete)
     reference = {split: s for (name, split), s in sets.items() if name == 'reference'}
     return dict(classnames=classnames, **reference, shifts=dict(ood=sets['ood', 'test']),
                 shift_validation=dict(ood=sets['ood', 'validation']), **more)
@@ -288,12 +288,12 @@ def _wilds(suite, path, folder, rows, classnames, allow_incomplete, **more):
 def iwildcam(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
     names = package_data('iwildcam.txt').read_text(encoding='utf-8').splitlines()
-    path = _path_of(root, 'iwildcam_v2.0')
+    path = _published_path(root, 'iwildcam_v2.0')
     t = read_table(path/'metadata.csv', 'table of iWildCam', usecols=['filename', 'y', 'location_remapped', 'split'],
                    dtype=dict(filename=str, y=int))
     cameras = 'camera ' + t.location_remapped.astype(str)
     rows = pd.DataFrame(dict(file=t.filename, y=t.y, group=cameras, split=t.split))
-    return _wilds('iwildcam', path, 'train', rows, names, allow_incomplete, templates='iwildcam',
+    return _wilds_suite('iwildcam', path, 'train', rows, names, allow_incomplete, templates='iwildcam',
                   metrics=('macro-F1', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #6d0e67a7
@@ -301,7 +301,7 @@ FMOW_CLASSES = package_data('fmow.txt').read_text(encoding='utf-8').splitlines()
 
 def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "WILDS FMoW, version 1.1"
-    path = _path_of(root, 'fmow_v1.1')
+    path = _published_path(root, 'fmow_v1.1')
     t = read_table(path/'rgb_metadata.csv', 'table of FMoW', usecols=['split', 'category', 'country_code', 'timestamp'])
     codes = read_table(path/'country_code_mapping.csv', 'table of countries', usecols=['alpha-3', 'region'])
     codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region
@@ -318,7 +318,7 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     rows = pd.DataFrame(dict(file=[f'rgb_img_{i}.png' for i in range(len(t))], y=labels,
                              group=t.country_code.map(codes).fillna('Other'),
                              split=[splits.get(k, '') for k in zip(t.split, when)]))
-    return _wilds('fmow', path, 'images', rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
+    return _wilds_suite('fmow', path, 'images', rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
                   metrics=('worst-group accuracy', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #b56e7d7d
@@ -326,43 +326,43 @@ def transfer(name:str, root:str|Path, allow_incomplete:bool=False) -> dict: # pa
     "A transfer set of the WiSE-FT paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite, read = f'transfer:{name}', _READERS[name]
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
-    packed = _in_shards(root, place)
-    if packed is None: _path_of(root, place)
+    packed = _shard_folder(root, place)
+    if packed is None: _published_path(root, place)
     train = validation = None
     if packed is None or shard_files(packed.parent/'train'):
-        train = _counted(read(root, 'train'), suite, 'train', allow_incomplete)
+        train = _with_all_images(read(root, 'train'), suite, 'train', allow_incomplete)
         train, validation = train.split((.05,))
     elif not allow_incomplete: raise FileNotFoundError(
         f'{packed.parent/"train"}: no shards of the training images; go on without them by '
         f'{option("allow_incomplete", True)}.')
-    test = _counted(read(root, 'test'), suite, 'test', allow_incomplete)
+    test = _with_all_images(read(root, 'test'), suite, 'test', allow_incomplete)
     return dict(classnames=test.classnames, templates='cifar' if name.startswith('cifar') else name, train=train,
                 validation=validation, test=test, shifts={})
 
 # %% ../../nbs/api/data/12_layouts.ipynb #131a1c9b
-def _tv_set(root, classes, pairs):
+def _torchvision_set(root, classes, pairs):
     "An image set of torchvision's files and labels"
     names = [c.replace('_', ' ') for c in classes]
     return ImageSet('reference', [f for f, _ in pairs], [label for _, label in pairs], names, root=Path(root))
 
 def _cars(root, split):
-    packed = _in_shards(root, 'stanford_cars')
+    packed = _shard_folder(root, 'stanford_cars')
     if packed is not None: return shard_set(packed.parent/split, name='reference')
     from torchvision.datasets import StanfordCars
     d = StanfordCars(root, split)
-    return _tv_set(root, d.classes, d._samples)
+    return _torchvision_set(root, d.classes, d._samples)
 
 def _dtd(root, split):
     from torchvision.datasets import DTD
     parts = [DTD(root, s) for s in (['train', 'val'] if split == 'train' else ['test'])]
     pairs = [pair for d in parts for pair in zip(d._image_files, d._labels)]
-    return _tv_set(root, parts[0].classes, pairs)
+    return _torchvision_set(root, parts[0].classes, pairs)
 
 def _food101(root, split):
     from torchvision.datasets import Food101
     d = Food101(root, split)
     pairs = [(f, label) for f, label in zip(d._image_files, d._labels) if f.exists()]
-    return _tv_set(root, d.classes, pairs)
+    return _torchvision_set(root, d.classes, pairs)
 
 def _sun397(root, split):
     "The first partition, whose lists name files below the folder: /a/abbey/sun_….jpg"
@@ -374,7 +374,7 @@ def _sun397(root, split):
     except KeyError as e: raise BadFile(
         f"{list_of_images}: {e} is no class in ClassName.txt. Get the authors' own.") from e
     names = [c[3:].replace('/', ' ') for c in classes]
-    return _tv_set(root, names, [(f, label) for f, label in pairs if f.exists()])
+    return _torchvision_set(root, names, [(f, label) for f, label in pairs if f.exists()])
 
 _READERS = dict(cifar10=_cifar10, cifar100=_cifar100, cars=_cars, dtd=_dtd, food101=_food101, sun397=_sun397)
 
@@ -387,14 +387,16 @@ def download_suite(
 ):
     "Download a published set from its authors, and compare its checksums; nothing where it is there already"
     from torchvision import datasets
-    others = {'transfer:dtd': datasets.DTD, 'transfer:food101': datasets.Food101, 'transfer:sun397': datasets.SUN397}
-    listed = PUBLISHED_SETS[PUBLISHED_SETS.place.isin(DOWNLOADS.place)]
-    names = [*listed.suite.unique(), *others]
+    of_torchvision = {'transfer:dtd': datasets.DTD, 'transfer:food101': datasets.Food101,
+                      'transfer:sun397': datasets.SUN397}
+    places = PUBLISHED_SETS[['suite', 'place']].drop_duplicates()
+    files = places.merge(DOWNLOADS, on='place') # columns suite, place, file, address, checksum
+    names = [*files.suite.unique(), *of_torchvision]
     if suite not in names: raise ValueError(
         f'{suite!r} cannot be downloaded from its authors; expected one of {", ".join(names)}. `wiseft data` says how '
         'to get the others.')
-    if suite in others: others[suite](root, download=True)
-    for f in DOWNLOADS[DOWNLOADS.place.isin(listed.place[listed.suite == suite])].itertuples():
+    if suite in of_torchvision: of_torchvision[suite](root, download=True)
+    for f in files[files.suite == suite].itertuples():
         _download(f.address, Path(root)/f.place/f.file, f.checksum)
 
 def _download(address, place, checksum):
@@ -438,11 +440,11 @@ def inventory(
     root = Path(root or data_root()).expanduser()
     suites = [suite] if suite else list(FAMILIES)
     t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin(suites)].assign(found=0, state='not there')
-    for suite in t.suite.unique():
-        there = t.place.map(lambda place: _is_there(root, place))
-        rows = t.index[(t.suite == suite) & there]
+    there = t.place.map(lambda place: _is_there(root, place))
+    for name in t.suite.unique():
+        rows = t.index[(t.suite == name) & there]
         if not len(rows): continue
-        try: parts = FAMILIES[suite](root, allow_incomplete=True)
+        try: parts = FAMILIES[name](root, allow_incomplete=True)
         except (OSError, ValueError) as e:
             t.loc[rows, 'state'] = str(e)
             continue
@@ -454,7 +456,7 @@ def inventory(
             if not lacking: t.loc[i, 'state'] = 'complete'
     return t
 
-def _n_images(parts, name, split):
+def _n_images(parts, name, split): # int
     "Number of images of a set in the parts of a suite"
     if name != 'reference':
         sets = parts['shifts'] if split == 'test' else parts.get('shift_validation', {})

@@ -15,26 +15,26 @@ from torch.utils.data import (DataLoader, DistributedSampler, RandomSampler, Seq
 from ..base.text import first_few, warn_user
 from .prompts import check_classnames
 from .decoding import as_picture
-from .shards import check_downloaded, local_copy
+from .shards import downloaded_path, local_copy
 from .images import ImageSet, PictureColumn
 from .labels import image_folder, match_labels, source_name
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
-def _of_pair(images, labels, classnames, name):
+def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     "The images of (images, labels)"
     name, n = name or 'images', len(images)
     if isinstance(images, pd.Series): images = list(images) # else its index, not the position, would count
     labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
     if labels.shape != (n,): raise ValueError(
         f'{n} images and labels of shape {labels.shape}: expected one label each.')
-    labels, names = _labels(labels, None, classnames, name)
+    labels, names = _checked_labels(labels, None, classnames, name)
     if n and all(isinstance(x, (str, Path)) for x in images): return ImageSet(name, images, labels, names)
     if n: as_picture(images[0])
-    return ImageSet(name, _numbered(name, n), labels, names, pixels=PictureColumn(images))
+    return ImageSet(name, _numbered_names(name, n), labels, names, pixels=PictureColumn(images))
 
-def _numbered(name, n): return [f'{name}/{i:0{len(str(n))}}' for i in range(n)]
+def _numbered_names(name, n): return [f'{name}/{i:0{len(str(n))}}' for i in range(n)]
 
-def _labels(labels, own, classnames, name): # (n,) numbers, class names
+def _checked_labels(labels, own, classnames, name): # (n,) numbers, class names
     "Labels as numbers of the class names. `own`: names that the numbers stand for in the source, or None"
     if labels.dtype.kind in 'UO': # names themselves
         own = sorted({str(c) for c in labels})
@@ -49,16 +49,16 @@ def _labels(labels, own, classnames, name): # (n,) numbers, class names
     return match_labels(name, labels, own, check_classnames(classnames or own))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000c
-def _of_files(folder, classnames, name):
+def _set_of_files(folder, classnames, name): # `ImageSet`
     "The files of torchvision's `ImageFolder`"
     if getattr(folder, 'transform', getattr(folder, 'transforms', None)): warn_user(
         f"The transform of this {type(folder).__name__} is not used: the classifier's own is.")
     paths, labels = zip(*folder.samples)
     if relabel := getattr(folder, 'target_transform', None): labels = list(map(relabel, labels))
-    labels, names = _labels(np.array(labels), folder.classes, classnames, str(folder.root))
+    labels, names = _checked_labels(np.array(labels), folder.classes, classnames, str(folder.root))
     return ImageSet(name or source_name(folder.root), paths, labels, names, root=Path(folder.root))
 
-def _of_dataset(dataset, classnames, name, transformed=False):
+def _set_of_dataset(dataset, classnames, name, transformed=False): # `ImageSet`
     "The images of a map-style dataset"
     if not len(dataset): raise ValueError(f'This {type(dataset).__name__} has no images.')
     first = dataset[0]
@@ -67,12 +67,12 @@ def _of_dataset(dataset, classnames, name, transformed=False):
     transformed = transformed and hasattr(first[0], 'detach')
     if not transformed: as_picture(first[0])
     labels, name = _known_labels(dataset), name or 'images'
-    if labels is None: labels = _labels_in(dataset, range(len(dataset)))
-    labels, names = _labels(np.asarray(labels), _known_names(dataset), classnames, name)
+    if labels is None: labels = _labels_of_items(dataset, range(len(dataset)))
+    labels, names = _checked_labels(np.asarray(labels), _known_names(dataset), classnames, name)
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
-    return ImageSet(name, _numbered(name, len(dataset)), labels, names, pixels=pictures)
+    return ImageSet(name, _numbered_names(name, len(dataset)), labels, names, pixels=pictures)
 
-def _sampled(loader):
+def _drawn_dataset(loader): # dataset
     "The dataset of a `DataLoader`, or the part of it that its sampler draws"
     batches = loader.batch_sampler
     sampler = loader.sampler if batches is None else getattr(batches, 'sampler', batches)
@@ -82,7 +82,7 @@ def _sampled(loader):
         f'This DataLoader has a {type(sampler).__name__}, which may leave out images or repeat them; expected each '
         'image once. Give one without it, of the dataset or of Subset(dataset, indices).')
 
-def _labels_in(dataset, rows):
+def _labels_of_items(dataset, rows): # list
     labels = (dataset[i][1] for i in rows)
     return [y if isinstance(y, str) else int(y) for y in labels]
 
@@ -96,7 +96,7 @@ def _known_labels(dataset): # (n,); None where only its items tell them
     labels = getattr(dataset, 'targets', getattr(dataset, 'labels', None))
     if labels is None or len(labels) != len(dataset) or getattr(dataset, 'target_transform', None): return None
     labels, some = np.asarray(labels), np.linspace(0, len(dataset)-1, 16).astype(int).tolist()
-    return labels if labels.dtype.kind in 'UO' or labels[some].tolist() == _labels_in(dataset, some) else None
+    return labels if labels.dtype.kind in 'UO' or labels[some].tolist() == _labels_of_items(dataset, some) else None
 
 def _known_names(dataset): # list; None where there are none
     if isinstance(dataset, Subset): return _known_names(dataset.dataset)
@@ -107,7 +107,7 @@ def is_hugging_face(source) -> bool:
     "Whether this is a `Dataset` of Hugging Face"
     return type(source).__module__.startswith('datasets.') and hasattr(source, 'features')
 
-def _of_hugging_face(dataset, classnames, name):
+def _set_of_hugging_face(dataset, classnames, name): # `ImageSet`
     "The images of a `Dataset` of Hugging Face"
     kinds = {column: type(f).__name__ for column, f in dataset.features.items()}
     def column(kind, *others): return next((c for c, k in kinds.items() if k == kind or c in others), None)
@@ -117,18 +117,18 @@ def _of_hugging_face(dataset, classnames, name):
         'ClassLabel: dataset.cast_column(NAME, datasets.Image()).')
     plain, name = dataset.with_format(None), name or 'images'
     labels = np.asarray(list(plain.select_columns([label])[:][label]))
-    labels, names = _labels(labels, getattr(dataset.features[label], 'names', None), classnames, name)
+    labels, names = _checked_labels(labels, getattr(dataset.features[label], 'names', None), classnames, name)
     pictures = PictureColumn(plain.select_columns([image]), itemgetter(image))
-    return ImageSet(name, _numbered(name, len(plain)), labels, names, pixels=pictures)
+    return ImageSet(name, _numbered_names(name, len(plain)), labels, names, pixels=pictures)
 
 def is_stored_dataset(path:str|Path) -> bool:
     "Whether a path holds a Dataset of Hugging Face, as Arrow or as parquet"
     path = local_copy(path)
     return (path/'state.json').is_file() or path.suffix == '.parquet' or path.is_dir() and any(path.glob('*.parquet'))
 
-def _of_path(path, classnames, name):
+def _set_at_path(path, classnames, name): # `ImageSet`
     "The images of a folder, shards, a table, Arrow, or parquet"
-    path = check_downloaded(path)
+    path = downloaded_path(path)
     if not is_stored_dataset(path): return image_folder(path, classnames, name)
     is_arrow = (path/'state.json').is_file()
     parquet = sorted(path.glob('*.parquet')) if path.is_dir() else [path]
@@ -136,7 +136,7 @@ def _of_path(path, classnames, name):
     except ImportError as e: raise ImportError(
         f'{path} holds a Dataset of Hugging Face: pip install datasets, and it is read.') from e
     dataset = Dataset.load_from_disk(str(path)) if is_arrow else Dataset.from_parquet([*map(str, parquet)])
-    return _of_hugging_face(dataset, classnames, name or source_name(path))
+    return _set_of_hugging_face(dataset, classnames, name or source_name(path))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0007
 def image_set(
@@ -150,20 +150,21 @@ def image_set(
     Labels are names, or numbers of names that the source has (`classes`, `features`); numbers alone need `classnames`.
     """
     if isinstance(source, ImageSet): return source
-    if isinstance(source, (str, Path)): return _of_path(source, classnames, name)
+    if isinstance(source, (str, Path)): return _set_at_path(source, classnames, name)
     if isinstance(source, pd.DataFrame) and {'file', 'label'} <= {*source}: source = source['file'], source['label']
     if isinstance(source, list) and source and all(isinstance(item, tuple) and len(item) == 2 for item in source):
         source = tuple(map(list, zip(*source)))
-    if isinstance(source, DataLoader): return _of_dataset(_sampled(source), classnames, name, transformed=True)
-    if is_hugging_face(source): return _of_hugging_face(source, classnames, name)
-    if isinstance(source, tuple) and len(source) == 2: return _of_pair(*source, classnames, name)
-    if hasattr(source, 'samples') and hasattr(source, 'classes'): return _of_files(source, classnames, name)
+    if isinstance(source, DataLoader):
+        return _set_of_dataset(_drawn_dataset(source), classnames, name, transformed=True)
+    if is_hugging_face(source): return _set_of_hugging_face(source, classnames, name)
+    if isinstance(source, tuple) and len(source) == 2: return _set_of_pair(*source, classnames, name)
+    if hasattr(source, 'samples') and hasattr(source, 'classes'): return _set_of_files(source, classnames, name)
     if hasattr(source, 'train') and hasattr(source, 'valid'): raise TypeError(
         "fastai's DataLoaders have transformed their images already: they go into clip_learner(classifier, dls), and "
         'the dataset of one of them, dls.valid.dataset, goes here.')
     others = list, tuple, Mapping, bytes, np.ndarray, pd.DataFrame
     no_dataset = isinstance(source, others) or hasattr(source, 'detach')
-    if hasattr(source, '__getitem__') and not no_dataset: return _of_dataset(source, classnames, name)
+    if hasattr(source, '__getitem__') and not no_dataset: return _set_of_dataset(source, classnames, name)
     raise TypeError(
         'Expected labeled images: a path, (images, labels), a list of (image, label), a DataFrame with the columns '
         f'file and label, a map-style Dataset of (image, label), or a Dataset of Hugging Face; got '

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from ..base.text import number_from_environment
 from ..base.distributed import n_processes
-from ..base.progress import say_once, tell
+from ..base.progress import say_once, with_progress
 from .decoding import UnreadableImage
 from .disk_cache import cache_entry, cache_limit, image_key, open_entry, write_entry
 
@@ -75,7 +75,7 @@ def decoding_workers(images, alone:bool=False) -> int: # alone: while the other 
     cores = max(1, (os.cpu_count() or 1)//here)
     return int(number_from_environment('WISEFT_WORKERS', min(16, cores) if is_large(images) else 0))
 
-def _loader(pixels, which, workers):
+def _loader(pixels, which, workers): # `DataLoader` of (height, width, 3) arrays, or of texts
     "Iterate over the pixels of some images, or the reasons why they are unreadable"
     if workers is None: workers = decoding_workers(pixels.images.subset(which), alone=True)
     # with a generator of its own the loader leaves the global one as it is
@@ -98,7 +98,7 @@ def decode_once(
         pixels.kept = write_entry(folder, _arrays(pixels, workers, progress), name=f'{images.name} in {place}')
     return pixels
 
-def _fits(pixels, progress):
+def _fits(pixels, progress): # bool
     "Whether the cache has room for all images, by the size of sixteen"
     pixels_or_error = PixelsOrError(pixels)
     some = [pixels_or_error[i] for i in pixels.images.spread(16).tolist()]
@@ -109,11 +109,12 @@ def _fits(pixels, progress):
         'each time. $WISEFT_CACHE_GB sets the limit.', progress)
     return needed <= cache_limit()
 
-def _arrays(pixels, workers, progress):
+def _arrays(pixels, workers, progress): # yields (height, width, 3) arrays, or None
     "Pixels of all images, None for unreadable ones; ValueError if those are too many"
     images, reasons = pixels.images, []
     loader = _loader(pixels, range(len(images)), workers)
-    for a in tell(loader, f'decoding {images.name}', images=len(images), progress=progress and is_large(images)):
+    shown = progress and is_large(images)
+    for a in with_progress(loader, f'decoding {images.name}', images=len(images), progress=shown):
         if isinstance(a, str):
             reasons.append(a)
             check_skipped(images, reasons)

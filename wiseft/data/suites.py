@@ -21,7 +21,7 @@ from ..base.progress import say_once
 from ..stats.table import IDENTITY, MEANS, REFERENCE
 from .prompts import check_same_classes
 from .hashes import folder_hash
-from .shards import check_downloaded, local_copy, shard_files
+from .shards import downloaded_path, local_copy, shard_files
 from .images import ImageSet
 from .labels import SPLITS, first_line, read_image_table, source_name, split_folders, visible_folders
 from .objects import image_set
@@ -48,9 +48,9 @@ class Suite:
     def __post_init__(self):
         for split in ('train', 'validation', 'test'):
             images = getattr(self, split)
-            if images is not None: setattr(self, split, _in_suite(images, 'reference', split))
+            if images is not None: setattr(self, split, _with_role(images, 'reference', split))
         fields = dict(shift_train='train', shift_validation='validation', shifts='test')
-        for field, split in fields.items(): setattr(self, field, _in_shifts(getattr(self, field), split))
+        for field, split in fields.items(): setattr(self, field, _with_roles(getattr(self, field), split))
         check_suite(self)
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
@@ -61,10 +61,10 @@ class Suite:
             sets |= {(name, split): s[name] for split, s in shifted.items() if name in s}
         return sets
 
-def _in_shifts(sets, split): # name -> `ImageSet`; the reference of another suite is a shift here
-    return {n: _in_suite(s, 'shift' if s.role == 'reference' else s.role, split) for n, s in (sets or {}).items()}
+def _with_roles(sets, split): # name -> `ImageSet`; the reference of another suite is a shift here
+    return {n: _with_role(s, 'shift' if s.role == 'reference' else s.role, split) for n, s in (sets or {}).items()}
 
-def _in_suite(images, role, split):
+def _with_role(images, role, split): # `ImageSet`
     if (images.role, images.suite_split) == (role, split): return images
     return replace(images, role=role, suite_split=split)
 
@@ -77,8 +77,8 @@ def datasets(self:Suite,
     if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
     reference, shifts = self.test, self.shifts
     if split == 'validation': reference, shifts = self.validation, self.shift_validation
-    shifts = _in_shifts(shifts, split) # again, for sets that were added to the dict
-    if reference is not None: return {REFERENCE: _in_suite(reference, 'reference', split), **shifts}
+    shifts = _with_roles(shifts, split) # again, for sets that were added to the dict
+    if reference is not None: return {REFERENCE: _with_role(reference, 'reference', split), **shifts}
     if self.test is None and shifts: return shifts
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
@@ -128,7 +128,7 @@ def folder_suite(
     warn_of_images(suite)
     return suite
 
-def _suite_of(reference, shifts, classnames, templates, name):
+def _suite_of(reference, shifts, classnames, templates, name): # `Suite`
     "The suite of `folder_suite`, whose images are not looked at yet"
     sets = _reference_sets(reference, classnames)
     names = next(iter(sets.values())).classnames
@@ -141,7 +141,7 @@ def _suite_of(reference, shifts, classnames, templates, name):
     return Suite(name, names, templates, **sets, shifts=shifted['test'] | synthetic,
                  shift_validation=shifted['validation'], shift_train=shifted['train'])
 
-def _splits(source): # split -> source; {} where a source is one set
+def _sources_by_split(source): # split -> source; {} where a source is one set
     "The splits of a folder or of a dict, such as a `DatasetDict` of Hugging Face"
     if isinstance(source, Mapping):
         splits = {SPLITS.get(str(name).lower()): images for name, images in source.items()}
@@ -149,12 +149,12 @@ def _splits(source): # split -> source; {} where a source is one set
             f'A dict of images has the keys train, validation, and test; got {first_few(list(source), 5)}.')
         return splits
     if not isinstance(source, (str, Path)): return {}
-    path = check_downloaded(source)
+    path = downloaded_path(source)
     return split_folders(path) if path.is_dir() else {}
 
 def _reference_sets(source, classnames): # split -> `ImageSet`
     "Image sets of the reference; splits that it lacks are held out of its training images"
-    parts = _splits(source) or dict(train=source)
+    parts = _sources_by_split(source) or dict(train=source)
     if 'test' not in parts and 'validation' in parts:
         parts['test'] = parts.pop('validation')
         if 'train' in parts: say_once('There is no test set: the validation images are taken as one, and a tenth of '
@@ -184,7 +184,7 @@ def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
         shifts = {printable(source_name(p)): p for p in paths}
     sets = dict(train={}, validation={}, test={})
     for name, source in shifts.items():
-        parts = _splits(source) or dict(test=source)
+        parts = _sources_by_split(source) or dict(test=source)
         if parts.keys() == {'train'}: raise ValueError(f"{name}: has 'train' but no images to test or validate on.")
         for split, images in parts.items(): sets[split][name] = image_set(images, classnames, name)
     return sets
@@ -240,7 +240,7 @@ def load_suite(
         options = dict(training=training) if name == 'imagenet' else {} # others have few training images
         fields = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, **options)
         return Suite(name, **fields | dict(templates=templates or fields['templates']))
-    folder = check_downloaded(name)
+    folder = downloaded_path(name)
     if not is_suite(folder): raise FileNotFoundError(
         f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join([*EMBEDDED, *FAMILIES])}) or "
         "a folder with `reference` (or `reference.tar`) and shifted sets (`folder_suite` takes them one by one).")
@@ -257,7 +257,7 @@ def is_suite(
     path = local_copy(source)
     return (path/'reference').is_dir() or (path/'reference.tar').is_file()
 
-def _embedded_folder(name):
+def _embedded_folder(name): # Path
     "Folder of an embedded suite in the cache, unpacked on first use and if a file there was changed"
     about = json.loads(package_data(f'{name}.json').read_text())
     def unpacked(): return unzip_once(package_data(f'{name}.zip'), about['sha256'], cache_root()/name)
@@ -269,7 +269,7 @@ def _embedded_folder(name):
     return folder/name
 
 # %% ../../nbs/api/data/14_suites.ipynb #a087e769
-def _read_suite(folder, name, templates, classnames):
+def _read_suite(folder, name, templates, classnames): # `Suite`
     "A suite from one folder, with the columns of its table"
     sources = [*visible_folders(folder), *shard_files(folder)]
     reference = next(p for p in sources if p.name in ('reference', 'reference.tar'))
@@ -281,7 +281,7 @@ def _read_suite(folder, name, templates, classnames):
     suite = _suite_of(reference, shifts, classnames, templates, name)
     for images in suite.sets().values(): images.root = folder
     tables = sorted(filter(_describes_images, folder.glob('*.csv')))
-    if tables: _set_groups(suite, tables[0])
+    if tables: _add_groups_from_table(suite, tables[0])
     return suite
 
 def _describes_images(file):
@@ -289,7 +289,7 @@ def _describes_images(file):
     columns = first_line(file)[1] if file.is_file() else []
     return 'file' in columns and ('family' in columns or 'original' in columns)
 
-def _set_groups(suite, file):
+def _add_groups_from_table(suite, file):
     "Give images their groups and units from a table"
     t = read_image_table(file, 'file')
     # names may begin with the folder's name when the table was made
@@ -333,7 +333,7 @@ def for_evaluation(cls:Suite,
     "Make a suite, or an image set of a source without splits"
     if isinstance(source, (Suite, ImageSet)): return source
     if is_suite(source): return cls.of(source)
-    return cls.of(source, classnames) if _splits(source) else image_set(source, classnames)
+    return cls.of(source, classnames) if _sources_by_split(source) else image_set(source, classnames)
 
 # %% ../../nbs/api/data/14_suites.ipynb #f8105761
 @patch

@@ -13,14 +13,14 @@ from itertools import chain, groupby
 from PIL import Image
 from ..base.text import BadFile, first_few, our_names
 from ..base.devices import memory_advice
-from ..base.distributed import of_all
+from ..base.distributed import from_all_processes
 from ..data.columns import PathColumn
 from ..data.shards import local_copy, shard_files, shard_members
 from ..data.images import ImageSet
 from ..data.objects import image_set, is_stored_dataset
 from ..data.labels import IMAGE_ENDINGS, image_files, is_member, read_image_table, split_folders
 from ..models.classifier import check_classifier
-from .inference import device_of, each_batch, ready
+from .inference import device_of, each_batch, evaluation_context
 
 # %% ../../nbs/api/infer/07_classify.ipynb #e8f7e627
 def picture_files(
@@ -95,13 +95,13 @@ def classify(
         return zip(idx, *(t.tolist() for t in p.topk(top)))
     for pictures in picture_sets(places, classifier.classnames):
         answers, unreadable = {}, []
-        with ready([classifier]):
+        with evaluation_context([classifier]):
             batches = each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size,
                                  progress=progress, keep=False, most_skipped=1)
             for i, values, classes in chain.from_iterable(batches):
                 names = [classifier.classnames[c] for c in classes]
                 answers[i] = [*chain.from_iterable(zip(names, values)), '']
-        answers = dict(chain.from_iterable(part.items() for part in of_all(answers)))
+        answers = dict(chain.from_iterable(part.items() for part in from_all_processes(answers)))
         empty = [None]*2*top
         answers |= {i: [*empty, problem] for i, problem in unreadable}
         files += map(str, pictures.paths)

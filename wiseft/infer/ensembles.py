@@ -16,16 +16,16 @@ from pathlib import Path
 from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, our_names, warn_user
-from ..weights.merge import averageable, check_alpha, check_ends, check_images, check_ends_of_path, prepare_merge
-from ..weights.merge import wise_ft
+from ..weights.merge import check_alpha, check_images, check_not_averages, check_not_swapped, prepare_merge
+from ..weights.merge import ready_to_average, wise_ft
 from ..weights.path import WeightPath
-from ..stats.caveats import doubts
+from ..stats.caveats import reasons_to_doubt
 from ..data.images import ImageSet
 from ..data.prompts import check_same_classes
 from ..data.suites import Suite
 from ..models.classifier import ImageClassifier, check_classifier
 from .inference import common_transform, device_of
-from .members import ControlMember, Member, Remembered, at_precision, default_name, member, own_head
+from .members import ControlMember, Member, Remembered, at_precision, control_head, default_name, member
 from .evaluation import evaluate
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
@@ -60,7 +60,7 @@ def sweep(
         'The two classifiers have the same weights, and so has an average of them. Give another one.')
     result = evaluate(between, suite, split, keep_predictions, **kwargs)
     table = result[0] if keep_predictions else result
-    for sentence in doubts(table, len(zeroshot.classnames)): warn_user(sentence)
+    for sentence in reasons_to_doubt(table, len(zeroshot.classnames)): warn_user(sentence)
     return result
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #65963966
@@ -77,35 +77,36 @@ def members(
     images:ImageSet=None,   # validation images of the reference, for methods that need some
     parts:str=None,         # 'image', 'head' or 'text': merges average this part alone, as in `merge`
 ) -> dict: # (tuning, method, alpha) -> `Member`
-    "The two ends and everything between them"
-    check_ends(zeroshot, finetuned)
-    check_ends_of_path(zeroshot, finetuned)
-    methods = _methods(by, parts)
-    alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
+    "Members for `evaluate`: the two ends, and at each α between them an average or ensemble by each method"
+    check_not_swapped(zeroshot, finetuned)
+    check_not_averages(zeroshot, finetuned)
+    methods = _methods_with_alpha(by, parts)
+    inner_alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
     # the ends; all members share one head on a control set, unless a text tower was trained
     text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
-    head_of = None if text_trains else Remembered(partial(own_head, zeroshot))
+    head_of = None if text_trains else Remembered(partial(control_head, zeroshot))
     name, initial = name or default_name(zeroshot), getattr(zeroshot, 'method', None)
     first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of)
     last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
     # what is between them
     ends, of_weights = (zeroshot, finetuned), any(m.kind == 'merge' or m.gives == 'alpha' for m in methods)
-    if of_weights and hasattr(zeroshot, 'check_averageable'): ends = averageable(ends)
+    if of_weights and hasattr(zeroshot, 'check_averageable'): ends = ready_to_average(ends)
     if not of_weights: # else the path of weights does it
-        for a in alphas: check_alpha(a)
+        for a in inner_alphas: check_alpha(a)
     @cache # for an ensemble with an α per image, and the merge itself
     def averages(method): # dict alpha -> `Average`
-        return averages_between(*ends, last, alphas, method, precision, images, head_of)
+        return averages_between(*ends, last, inner_alphas, method, precision, images, head_of)
     out = [first, last]
     for m in methods:
         if m.kind == 'merge': out += averages(m).values()
         else:
             if m.needs_images: check_images(m, [], images)
-            out += ensembles_between(m.completed(zeroshot, finetuned, images), first, last, alphas, averages)
+            ensemble = m.with_prepared(zeroshot, finetuned, images)
+            out += ensembles_between(ensemble, first, last, inner_alphas, averages)
     return {tuple(m.identity[k] for k in ('tuning', 'method', 'alpha')): m for m in out}
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
-def _methods(by, parts): # list of `Method`
+def _methods_with_alpha(by, parts): # list of `Method`
     "Methods of names and functions; a function with a parameter `info` is a merge"
     methods = []
     for given in [by] if isinstance(by, str) else by:
@@ -184,14 +185,14 @@ def ensembles_between(
     averages:Callable # merge -> dict alpha -> `Average`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    ends, identity = [first, last], _row(last, method, np.nan)
+    ends, identity = [first, last], _identity_of(last, method, np.nan)
     if method.gives == 'alpha':
         return [PerImageAverage(method, ends, identity, {0.: first, **averages(wise_ft), 1.: last})]
     if 'alpha' not in method.parameters: return [OutputEnsemble(method, ends, identity)]
     if method.gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
-    return [OutputEnsemble(method, ends, _row(last, method, a), alpha=a) for a in alphas]
+    return [OutputEnsemble(method, ends, _identity_of(last, method, a), alpha=a) for a in alphas]
 
-def _row(last, method, alpha): return last.identity | dict(method=method.title, alpha=alpha)
+def _identity_of(last, method, alpha): return last.identity | dict(method=method.title, alpha=alpha)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
 class Average(Member):
@@ -209,7 +210,8 @@ class Average(Member):
     def features(self, x): return self.module().features(x)
     def compute(self, x): return self.module()(x)
     def control(self, images):
-        return ControlMember(self, images, self.head_of(images) if self.head_of else own_head(self.module(), images))
+        head = self.head_of(images) if self.head_of else control_head(self.module(), images)
+        return ControlMember(self, images, head)
 
 def averages_between(
     zeroshot, finetuned, # classifiers that can be averaged
@@ -229,7 +231,7 @@ def averages_between(
     out = {}
     for a in alphas:
         model = _copy(path(a)) if copies else None
-        out[a] = Average(path, a, model, _row(last, method, a), last.transform, head_of)
+        out[a] = Average(path, a, model, _identity_of(last, method, a), last.transform, head_of)
     return out
 
 def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
@@ -248,8 +250,9 @@ def output_ensemble(
     "Mean of the logits, or of the probabilities, of several classifiers"
     if average not in _MEANS: raise ValueError(
         f"{option('average', average)}: expected 'logits' or 'probabilities'.")
-    parts = [member(c, n) for n, c in classifiers.items()]
-    for m in parts[1:]: check_same_classes(m.classnames, parts[0].classnames, m.name, parts[0].name)
-    identity = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
+    members = [member(c, n) for n, c in classifiers.items()]
+    first = members[0]
+    for m in members[1:]: check_same_classes(m.classnames, first.classnames, m.name, first.name)
+    identity = first.identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
     common_transform(classifiers) # or an error
-    return OutputEnsemble(_MEANS[average], parts, identity)
+    return OutputEnsemble(_MEANS[average], members, identity)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['decode_for_all', 'pixel_batches', 'batches', 'shuffled_batches', 'device_of', 'reuse_memory', 'fitting_batch_size',
-           'ready', 'each_batch', 'run_all', 'common_transform', 'check_shape', 'check_nan', 'Predictions', 'predict',
-           'Features', 'extract_features']
+           'evaluation_context', 'each_batch', 'outputs_for_all', 'common_transform', 'check_shape', 'check_nan',
+           'Predictions', 'predict', 'Features', 'extract_features']
 
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
@@ -20,12 +20,12 @@ from PIL import Image
 from torch import nn
 from ..base.files import is_out_of_memory
 from ..base.devices import eval_mode, exact_fp32, release_memory
-from ..base.distributed import by_first, n_processes, of_all, rank
-from ..base.progress import tell
+from ..base.distributed import in_first_process, n_processes, from_all_processes, rank
+from ..base.progress import with_progress
 from ..base.text import warn_user
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
-from ..data.transforms import ClipTransform, in_halves
+from ..data.transforms import ClipTransform, two_step_transform
 from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
 from ..data.decoding import UnreadableImage
 from ..data.pixels import MAX_SKIPPED, Pixels, check_skipped, decode_once, decoding_workers
@@ -36,13 +36,13 @@ from .prefetch import Feeder
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
 def _tensor(x): return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
 
-def _read(
+def _read_batch(
     source, # `Pixels`
     idxs    # neighbors
 ): # indices that could be read, (n, …) tensor of them, list of (index, reason) of the others
     "Read a batch: at once if decoded images have one size, else image by image"
-    run = source.kept and source.kept.run(idxs[0], idxs[-1]+1)
-    if run is not None: return idxs, _tensor(run), []
+    at_once = source.kept and source.kept.run(idxs[0], idxs[-1]+1) # (n, …), or None
+    if at_once is not None: return idxs, _tensor(at_once), []
     good, bad = {}, []
     for i in idxs:
         try: good[i] = _tensor(source[i])
@@ -56,13 +56,13 @@ def decode_for_all(
     progress:bool=True # show progress
 ):
     "Decode a set into the cache in the first process, and open it there in all"
-    there = by_first(lambda: decode_once(pixels, workers, progress).kept is not None)
+    there = in_first_process(lambda: decode_once(pixels, workers, progress).kept is not None)
     if there and rank(): decode_once(pixels, workers, progress)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #3c306238
 def pixel_batches(
     images:ImageSet,
-    transform:Callable, # of `in_halves`
+    transform:Callable, # of `two_step_transform`
     skipped:list, # receives (index, reason) of unreadable images
     batch_size:int=128,
     workers:int=None, # decoding processes; None: some for sets above 200 MB
@@ -81,9 +81,9 @@ def pixel_batches(
     elif workers is None: workers = decoding_workers(images)
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
-    feeder = Feeder(partial(_read, source), spans, device, workers)
+    feeder = Feeder(partial(_read_batch, source), spans, device, workers)
     def words(): return f'{images.name} (waiting for images: {feeder.waiting:.0%} of the time)'
-    for idx, x, bad in tell(feeder, words, images=len(images), progress=progress, later=later):
+    for idx, x, bad in with_progress(feeder, words, images=len(images), progress=progress, later=later):
         skipped += bad
         check_skipped(images, [reason for _, reason in skipped], most_skipped)
         if idx: yield idx, x
@@ -95,7 +95,7 @@ def batches(
     *args, **kwargs # of `pixel_batches`
 ): # yields (indices, images (n, …))
     "Decoded and transformed images in order; ValueError if too many are unreadable"
-    transform = in_halves(transform, images)
+    transform = two_step_transform(transform, images)
     for idx, x in pixel_batches(images, transform, skipped, *args, **kwargs): yield idx, transform.normalize(x)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #e0e29007
@@ -154,7 +154,7 @@ def fitting_batch_size(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #b1d37ac6
 @contextmanager
-def ready(
+def evaluation_context(
     functions:Iterable # of batches of images; modules among them are put into evaluation mode
 ):
     "Context for evaluation: no gradients, exact fp32, freed memory is reused"
@@ -174,25 +174,26 @@ def each_batch(
 ): # yields what `work` returns
     "Iterate over the batches of a set, on all devices that functions need; several processes share them"
     n_batches = math.ceil(len(images)/(batch_size or fitting_batch_size(functions, transform)))
-    most = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
+    even_size = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
     devices = list(dict.fromkeys(map(device_of, functions)))
-    in_two = in_halves(transform, images)
+    in_two = two_step_transform(transform, images)
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
-        form = torch.channels_last if x.ndim == 4 else torch.preserve_format
-        return {d: x.to(d, memory_format=form) for d in devices}
-    for idx, x in pixel_batches(images, in_two, skipped, most, device=devices[0], most_skipped=most_skipped,
+        memory_format = torch.channels_last if x.ndim == 4 else torch.preserve_format
+        return {d: x.to(d, memory_format=memory_format) for d in devices}
+    part_size = even_size # halved where memory is short
+    for idx, x in pixel_batches(images, in_two, skipped, even_size, device=devices[0], most_skipped=most_skipped,
                                 shared=True, **kwargs):
         if images.transformed and 0 in idx: _check_transformed(in_two.normalize(x), transform, images)
         results, done = [], 0
-        while done < len(idx): # in parts of at most so many images, which are halved where memory is short
-            part = slice(done, done+most)
+        while done < len(idx):
+            part = slice(done, done+part_size)
             try: results.append(work(idx[part], on_devices(in_two.normalize(x[part]))))
             except (RuntimeError, MemoryError) as e:
-                most = min(most, len(idx))//2
-                if not (most and is_out_of_memory(e)): raise
-            else: done += most
+                part_size = min(part_size, len(idx))//2
+                if not (part_size and is_out_of_memory(e)): raise
+            else: done += part_size
         yield from results
-    skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
+    skipped[:] = sorted(chain.from_iterable(from_all_processes(skipped)))
     check_skipped(images, [reason for _, reason in skipped], most_skipped)
 
 def _check_transformed(batch, transform, images):
@@ -204,7 +205,7 @@ def _check_transformed(batch, transform, images):
     if wrong := transform.wrong_range(batch): warn_user(f'{images.name}: {wrong}')
 
 # %% ../../nbs/api/infer/01_inference.ipynb #516689d9
-def run_all(
+def outputs_for_all(
     functions:dict, # name -> function of a batch of images
     images:ImageSet,
     transform:Callable, # PIL image -> tensor
@@ -215,9 +216,9 @@ def run_all(
     skipped = []
     def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
     def of_batch(idx, x): return idx, {name: fetched(f(x[device_of(f)])) for name, f in functions.items()}
-    with ready(functions.values()):
+    with evaluation_context(functions.values()):
         results = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
-    results = sorted(chain.from_iterable(of_all(results)), key=itemgetter(0))
+    results = sorted(chain.from_iterable(from_all_processes(results)), key=itemgetter(0))
     outputs = {name: torch.cat([of_batch[name] for _, of_batch in results]) for name in functions}
     readable = images.subset([i for idx, _ in results for i in idx])
     return outputs, readable, [(images.paths[i], reason) for i, reason in skipped]
@@ -227,7 +228,7 @@ def common_transform(
     classifiers:dict # name -> classifier
 ): # with `pixels` and `normalize`
     "The transform that all classifiers share; ValueError if they don't"
-    transforms = {name: in_halves(c.transform) for name, c in classifiers.items()}
+    transforms = {name: two_step_transform(c.transform) for name, c in classifiers.items()}
     first, a = next(iter(transforms.items()))
     for name, b in transforms.items():
         if a != b: raise ValueError(
@@ -275,7 +276,7 @@ def predict(
     "Logits of all classifiers, every image decoded and transformed once"
     transform = common_transform(classifiers)
     for name, c in classifiers.items(): check_same_classes(c.classnames, images.classnames, name, repr(images.name))
-    logits, readable, skipped = run_all(classifiers, images, transform, batch_size, workers=workers,
+    logits, readable, skipped = outputs_for_all(classifiers, images, transform, batch_size, workers=workers,
                                         progress=progress)
     for name, z in logits.items():
         check_shape(z, images, name)
@@ -301,19 +302,19 @@ def extract_features(
     "Features of all images, in order"
     folder = _features_folder(classifier, images)
     entry = open_entry(folder)
-    if all(of_all(entry is not None)):
+    if all(from_all_processes(entry is not None)):
         features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
         return Features(features, torch.as_tensor(images.labels), images)
     with eval_mode(classifier):
-        outputs, readable, skipped = run_all(dict(features=classifier.features), images, classifier.transform,
+        outputs, readable, skipped = outputs_for_all(dict(features=classifier.features), images, classifier.transform,
                                              batch_size, workers=workers, progress=progress)
     features = outputs['features']
     if not skipped and not rank(): write_entry(folder, features.numpy(), name=images.name)
     return Features(features, torch.as_tensor(readable.labels), readable, skipped)
 
-def _features_folder(classifier, images):
+def _features_folder(classifier, images): # Path or None
     "Where the cache has features; None for a transform or module of your own: nothing says all that it computes"
-    key, tower = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier)
+    key, tower = two_step_transform(classifier.transform).key, getattr(classifier, 'visual', classifier)
     config = getattr(getattr(classifier, 'clip', None), 'config', {})
     known = config.get('vision_cfg', {}).get('module', TORCHVISION).startswith(TORCHVISION)
     if not (key and known and isinstance(tower, nn.Module)): return None

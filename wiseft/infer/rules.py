@@ -12,13 +12,13 @@ from pathlib import Path
 from ..base.registry import as_method
 from ..base.text import first_few, our_names, warn_user
 from ..stats.intervals import mean_difference
-from ..stats.caveats import SMALL_SET, averaging_costs
+from ..stats.caveats import SMALL_SET, warnings_about_averaging
 from ..data.images import ImageSet
 from ..data.labels import SPLITS, split_folders
 from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
-from .evaluation import check_known, look, trained_on
+from .evaluation import check_better_than_chance, columns_per_image, was_trained_on
 from .ensembles import DEFAULT_ALPHAS, members, sweep
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ca009875
@@ -59,7 +59,7 @@ class ChosenAlpha(float):
         return self
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ec03276b
-def _held_out(validation, finetuned):
+def _validation_images(validation, finetuned): # `ImageSet`
     "Validation images of the reference that were held out from fine-tuning"
     if not isinstance(validation, (ImageSet, Suite)):
         validation = Suite.of(validation, finetuned.classnames)
@@ -68,18 +68,19 @@ def _held_out(validation, finetuned):
     images = validation.validation if isinstance(validation, Suite) else validation
     if images is None: raise ValueError(
         f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
-    if trained_on(finetuned, images): raise ValueError(
+    if was_trained_on(finetuned, images): raise ValueError(
         f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others. Give what '
         'finetune was given: the suite or folder, or of an ImageSet the tenth that it held out, '
         'images.split((.1,))[1].')
     return images
 
-def _in_words(images): # ('validation images' or what they are, whether choosing on them is an oracle)
+def _why_oracle(images): # 'test images of …', or '' for validation images
+    "What images are in words, if a choice on them is an oracle"
     folder = Path(images.root or '')
     in_test_folder = SPLITS.get(folder.name.lower()) == 'test' and len(split_folders(folder.parent)) > 1
-    if images.suite_split and images.role == 'shift': return f'images of the shifted set {images.name!r}', True
-    if images.suite_split == 'test' or in_test_folder: return f'test images of {images.name!r}', True
-    return 'validation images', False
+    if images.suite_split and images.role == 'shift': return f'images of the shifted set {images.name!r}'
+    if images.suite_split == 'test' or in_test_folder: return f'test images of {images.name!r}'
+    return ''
 
 # %% ../../nbs/api/infer/08_rules.ipynb #25d12649
 @our_names
@@ -94,58 +95,60 @@ def choose_alpha(
 ) -> ChosenAlpha:
     "Choose α on validation images, by a rule, and print the accuracies"
     for c in (zeroshot, finetuned): check_classifier(c, 'choose_alpha(zeroshot, finetuned, images)')
-    images = _held_out(validation, finetuned)
-    what, is_oracle = _in_words(images)
-    if is_oracle: warn_user(
-        f'α is chosen on {what}. Such a choice is an oracle: it shows what is possible, and the accuracy on these '
-        'images is biased upward. Give validation images of the reference: the suite or folder that was fine-tuned on.')
+    images = _validation_images(validation, finetuned)
+    oracle_images = _why_oracle(images)
+    if oracle_images: warn_user(
+        f'α is chosen on {oracle_images}. Such a choice is an oracle: it shows what is possible, and the accuracy on '
+        'these images is biased upward. Give validation images of the reference: the suite or folder that was '
+        'fine-tuned on.')
     allowed = [0., *(DEFAULT_ALPHAS if alphas is None else map(float, alphas)), 1.]
     settings = dict(alphas=[*allowed, .5], by=[method], precision=precision, images=images, parts=parts)
     table = sweep(zeroshot, finetuned, images, split='validation', metrics=['accuracy'], **settings, **options)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
-    from_these = accuracies[accuracies.index.isin(allowed)]
-    if parts or 'parts' in as_method(method).given: from_these = from_these.drop(0.) # there the rest is fine-tuned
+    candidates = accuracies[accuracies.index.isin(allowed)]
+    if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.) # there the rest is fine-tuned
     def look_at(images): # dict α -> dict column -> (n, …) array, and the members; on a control set with its own head
         between = {m.identity['alpha']: m for m in members(zeroshot, finetuned, **settings).values()}
         if images.role == 'control': between = {a: m.on(images) for a, m in between.items()}
-        return look(between, images, **options), between
-    alpha = alpha_by_rule(from_these, n) if rule == 'nearest' else rule(from_these, look_at)
+        return columns_per_image(between, images, **options), between
+    alpha = alpha_by_rule(candidates, n) if rule == 'nearest' else rule(candidates, look_at)
+    # the choice in words: printed, and kept with its reason
+    what = oracle_images or 'validation images'
     start = table.method[table.alpha == 0].iloc[0]
     error = f'{100*standard_error(accuracies, n):.1f} points'
     print(f'On {n:,} {what}: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
           f'(one standard error: {error}).')
-    oracle = 'is an oracle: it ' if is_oracle else ''
+    oracle = 'is an oracle: it ' if oracle_images else ''
     why = (f'α = {alpha:g} {oracle}was chosen on {n:,} {what} (one standard error: {error})'
            f'{getattr(rule, "message", "")}.')
-    costs = averaging_costs(accuracies, n, start, what)
-    if costs: why = f'Here averaging at 0.5 costs; {why}'
-    for sentence in costs: warn_user(sentence)
-    return ChosenAlpha(alpha, ' '.join([why, *costs]))
+    warnings = warnings_about_averaging(accuracies, n, start, what)
+    if warnings: why = f'Here averaging at 0.5 costs; {why}'
+    for sentence in warnings: warn_user(sentence)
+    return ChosenAlpha(alpha, ' '.join([why, *warnings]))
 
 # %% ../../nbs/api/infer/08_rules.ipynb #2c0a266d
 def keeps(
     most:float, # of accuracy on control sets that may be lost, a fraction: .01 is a point
     control     # sets of other tasks, as `control_sets` takes them
 ): # rule
-    "The most accurate α on validation images among those that lose at most `most` on control sets"
+    "A rule for `choose_alpha`: the most accurate α among those that lose at most `most` on control sets"
     if not 0 <= most <= 1: raise ValueError(
         f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
     sets = control_sets(control)
     n = sum(map(len, sets.values()))
     def rule(accuracies, look_at):
-        # accuracy on control sets at each α, less than that of the initial model, mean over sets
         right, units = defaultdict(dict), {}
         for d, images in sets.items():
             outputs, members = look_at(images)
-            check_known(members, outputs, images)
+            check_better_than_chance(members, outputs, images)
             kept = outputs[0.]['predicted'] >= 0
             units[d] = np.asarray(images.units)[kept].tolist()
             for a, columns in outputs.items(): right[a][d] = (columns['predicted'] == images.labels)[kept]
+        # how much less accurate than the initial model each α is, mean over control sets
         rows = {a: mean_difference(right[a], right[0.], units) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
-        # the most accurate one of those that lose little
         good = lost.index[lost.loss <= most + 1e-9]
         if not len(good): raise ValueError(
             f'At no α of {list(accuracies.index)} does the loss on control sets stay within {100*most:g} '
@@ -153,7 +156,7 @@ def keeps(
         allowed = accuracies[good]
         best = allowed.index[allowed == allowed.max()]
         alpha = min(best, key=lambda a: abs(a - .5)) # the nearest to 0.5 of those that are equally accurate
-        print(_say_lost(lost.loc[alpha], alpha, most, n))
+        print(_loss_in_words(lost.loc[alpha], alpha, most, n))
         return alpha
     points = '1 point' if most == .01 else f'{100*most:g} points'
     rule.message = (f', and on {n:,} images of {first_few(sets)}, where {points} may be lost: on these images a table '
@@ -161,7 +164,7 @@ def keeps(
     return rule
 
 # %% ../../nbs/api/infer/08_rules.ipynb #16805168
-def _say_lost(lost, alpha, most, n):
+def _loss_in_words(lost, alpha, most, n): # a sentence, or two
     "The estimated loss with its interval, and how many images would settle it"
     if alpha == 0: return 'At α = 0 nothing is lost on control sets.'
     sentence = (f'On control sets ({n:,} images) accuracy at α = {alpha:g} changes by {-100*lost.loss:+.1f} points '

@@ -33,7 +33,7 @@ class _Once:
 
 
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #c930b6e6
-def _same_layers(module, same, path=''):
+def _same_layers(module, same, path=''): # yields texts
     "Names of the largest layers with equal tensors"
     for name, layer in module.named_children():
         tensors = [k for k in same if k.startswith(f'{path}{name}.')]

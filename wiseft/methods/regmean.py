@@ -15,7 +15,7 @@ from ..base.registry import method
 from ..weights.merge import TensorInfo
 from ..data.suites import ImageSet
 from ..models.classifier import ImageClassifier
-from ..models.pooled import all_places
+from ..models.pooled import without_pooling_shortcut
 from ..infer.inference import batches
 
 # %% ../../nbs/methods/regmean.ipynb #2acf54c7
@@ -34,7 +34,7 @@ def intercepted(function): # called as `function(F.linear, x, weight, …)` or `
 def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of a linear layer's weight -> (d, d), XᵀX
     "What goes into each linear layer, times itself"
     net, grams = classifier.copy(), defaultdict(float)
-    all_places(net.visual) # keys and values are made of them all
+    without_pooling_shortcut(net.visual) # keys and values are made of them all
     names = defaultdict(list) # of each weight; a shared one has several
     for n, p in net.named_parameters(remove_duplicate=False): names[id(p)].append(n)
     def add_gram(function, x, weight, bias=None, *others, **named): # of a convolution then its stride

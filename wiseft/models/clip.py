@@ -18,7 +18,7 @@ from ..base.text import BadFile, first_few, python_or_shell, warn_user
 from ..base.files import atomic_path, sha256_file
 from ..base.lazy import open_clip
 from ..base.devices import best_device, release_memory
-from ..base.progress import tell
+from ..base.progress import with_progress
 from ..weights.tensors import is_weight
 from ..weights.safetensors_io import state_hash
 from ..weights.checkpoints import read_state_dict
@@ -210,7 +210,7 @@ def encode_text(self:Clip,
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
     token_table(self.model) # an image tower alone says that it is one
-    starts = tell(range(0, len(texts), 256), 'embedding texts', progress=progress)
+    starts = with_progress(range(0, len(texts), 256), 'embedding texts', progress=progress)
     batches = (self.tokenizer(list(texts[i:i+256])) for i in starts)
     return torch.cat([text_features(self.model, b) for b in batches])
 

@@ -69,7 +69,7 @@ def check_pair(
         f'The rows of the heads have lengths of {lengths[0]:.3g} and {lengths[1]:.3g}: an average gives the longer '
         'ones more weight. Does one of them have the logit scale twice, or not at all? Divide by it, or multiply.')
 
-def _from_one_clip(a, b):
+def _from_one_clip(a, b): # bool
     "Whether two `Clip`s come from the same file of weights, or have the same text tower"
     if a is b or a.provenance.get('sha256') == b.provenance.get('sha256'): return True
     ours, theirs = text_weights(a), text_weights(b)

@@ -42,7 +42,7 @@ class _Memory(TorchDispatchMode):
 # %% ../../nbs/api/models/16_cost.ipynb #45ded218
 _only_pooled = LaterFunction('wiseft.models.pooled', 'only_pooled') # it imports open_clip
 
-def _meta_tower(name):
+def _meta_tower(name): # image tower without memory
     config = open_clip.get_model_config(name)
     with quiet(), torch.device('meta'):
         tower = open_clip.model._build_vision_tower(config['embed_dim'], config['vision_cfg'])

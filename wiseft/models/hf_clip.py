@@ -58,7 +58,7 @@ _clip_names = [(a, b, _block) for a, b in _clip] # with what is replaced in the 
 _siglip_names = [(a, b, _timm_block) for a, b in _siglip_images] + [(a, b, _block) for a, b in _siglip_text]
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #bc770b89
-def _renamed(name, names, back=False):
+def _name_in_other_layout(name, names, back=False): # text
     "A tensor's name in the other layout; ValueError for a name that isn't among them"
     for theirs, ours, within in names:
         old, new = (ours, theirs) if back else (theirs, ours)
@@ -69,7 +69,7 @@ def _renamed(name, names, back=False):
     raise ValueError(f"no CLIP or SigLIP of transformers has {name!r}")
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #694715f3
-def _joined(state):
+def _with_joined_qkv(state): # dict
     "A state dict with queries, keys and values in one matrix, and without the constants of older files"
     new = {}
     for k, t in state.items():
@@ -79,7 +79,7 @@ def _joined(state):
         elif not any(f'.self_attn.{x}_proj.' in k for x in 'kv') and not k.endswith('position_ids'): new[k] = t
     return new
 
-def _parted(state):
+def _with_separate_qkv(state):
     "A state dict with queries, keys and values in three matrices"
     new = {}
     for k, t in state.items():
@@ -98,37 +98,37 @@ def from_transformers(
     "Weights in the layout of open_clip"
     # an image tower alone, as transformers 5 saves it
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
-    state = _joined(state)
-    if siglip: return _from_siglip(state)
-    new = {_renamed(k, _clip_names): t for k,t in state.items()}
+    state = _with_joined_qkv(state)
+    if siglip: return _siglip_in_open_clip(state)
+    new = {_name_in_other_layout(k, _clip_names): t for k,t in state.items()}
     for k in new.keys() & {'visual.proj', 'text_projection'}: new[k] = new[k].T.contiguous()
     if 'visual.class_embedding' in new and 'visual.proj' not in new: # features as they are
         square = new['visual.transformer.resblocks.0.attn.out_proj.weight'].shape # (width, width)
         new['visual.proj'] = torch.eye(*square)
     return new
 
-def _from_siglip(state):
+def _siglip_in_open_clip(state): # state dict of open_clip
     for kind in 'weight', 'bias':
         if f'{_pool}in_proj_{kind}' not in state: continue # of an adapter
         q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
         state |= {f'{_pool}q.{kind}': q, f'{_pool}kv.{kind}': torch.cat([k, v])}
-    new = {_renamed(k, _siglip_names): t for k,t in state.items()}
+    new = {_name_in_other_layout(k, _siglip_names): t for k,t in state.items()}
     return {k: t[None] if k == _positions else t for k,t in new.items()}
 
 def to_transformers(
     state:dict # state dict of open_clip's `CLIP`, or of a SigLIP in its `CustomTextCLIP`
 ) -> dict: # state dict of transformers' `CLIPModel` or `SiglipModel`
     "Weights in the layout of transformers; ValueError for a name that it has no place for"
-    if _positions in state: new = _to_siglip(state)
+    if _positions in state: new = _siglip_in_transformers(state)
     else:
-        new = {_renamed(k, _clip_names, back=True): t for k,t in state.items()}
+        new = {_name_in_other_layout(k, _clip_names, back=True): t for k,t in state.items()}
         for k in new.keys() & {'visual_projection.weight', 'text_projection.weight'}: new[k] = new[k].T
-    return _parted({k: t.contiguous() for k,t in new.items()})
+    return _with_separate_qkv({k: t.contiguous() for k,t in new.items()})
 
-def _to_siglip(state):
+def _siglip_in_transformers(state):
     state = {k: t.reshape(1) if k.startswith('logit_') else t for k,t in state.items()}
     state[_positions] = state[_positions][0]
-    new = {_renamed(k, _siglip_names, back=True): t for k,t in state.items()}
+    new = {_name_in_other_layout(k, _siglip_names, back=True): t for k,t in state.items()}
     for kind in 'weight', 'bias':
         new[f'{_pool}in_proj_{kind}'] = torch.cat([new.pop(f'{_pool}{x}.{kind}') for x in ('q', 'kv')])
     return new
@@ -148,7 +148,7 @@ _defaults = dict(
         vision=dict(_siglip_base, image_size=224, patch_size=16),
         text=dict(_siglip_base, vocab_size=32000, max_position_embeddings=64)))
 
-def _settings(config, part): # dict
+def _tower_settings(config, part): # dict
     "Settings of a tower ('vision' or 'text'); ValueError for those that open_clip doesn't have"
     family = 'siglip' if config['model_type'] in SIGLIP_KINDS else 'clip'
     defaults, alone = _defaults[family][part], config['model_type'].endswith(f'_{part}_model')
@@ -160,27 +160,27 @@ def _settings(config, part): # dict
     return settings
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #6a06735d
-def _tower(s): # what all towers of open_clip have
+def _tower_cfg(s): # what all towers of open_clip have
     norm = {} if s['layer_norm_eps'] == 1e-5 else dict(norm_kwargs=dict(eps=s['layer_norm_eps']))
     return dict(width=s['hidden_size'], layers=s['num_hidden_layers'],
                 mlp_ratio=s['intermediate_size']/s['hidden_size'], **norm)
 
-def _text_tower(s):
-    return _tower(s) | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
+def _text_cfg(s): # dict, open_clip's `text_cfg`
+    return _tower_cfg(s) | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
                             heads=s['num_attention_heads'])
 
 def _clip_config(config, state): # `model_cfg`
     "The architecture of a CLIP in the terms of open_clip"
-    vision = _settings(config, 'vision')
+    vision = _tower_settings(config, 'vision')
     pictures = dict(image_size=vision['image_size'], patch_size=vision['patch_size'],
                     head_width=vision['hidden_size']//vision['num_attention_heads'])
     new = dict(embed_dim=state['visual.proj'].shape[1], quick_gelu=vision['hidden_act'] == 'quick_gelu',
-               vision_cfg=_tower(vision) | pictures)
+               vision_cfg=_tower_cfg(vision) | pictures)
     if not any(k.startswith('transformer.') for k in state): return new
-    text = _settings(config, 'text')
+    text = _tower_settings(config, 'text')
     if text['hidden_act'] != vision['hidden_act']: raise ValueError(
         'its towers have different activation functions, and those of open_clip have the same')
-    new['text_cfg'] = _text_tower(text)
+    new['text_cfg'] = _text_cfg(text)
     if config['model_type'] == 'metaclip_2': # finds the end of a text by its id; the tokenizer is the folder's own
         new['text_cfg'] |= dict(pool_type='eos', eos_id=text.get('eos_token_id', 49407),
                                 hf_tokenizer_name='facebook/xlm-v-base')
@@ -224,7 +224,7 @@ def _approximate(s): return 'none' if s['hidden_act'] == 'gelu' else 'tanh' # as
 
 def _siglip_config(config, state): # `model_cfg`
     "The architecture of a SigLIP in the terms of open_clip"
-    vision = _settings(config, 'vision')
+    vision = _tower_settings(config, 'vision')
     name, model = _timm_siglip(vision, state)
     if is_tanh(model) and _approximate(vision) == 'none': raise ValueError(
         f"hidden_act is 'gelu', and timm's {name} has an approximation of it")
@@ -233,8 +233,8 @@ def _siglip_config(config, state): # `model_cfg`
     if _approximate(vision) == 'tanh' and not is_tanh(model): tower['act_kwargs'] = dict(approximate='tanh')
     new = dict(embed_dim=vision['hidden_size'], vision_cfg=tower)
     if not any(k.startswith('text.') for k in state): return new
-    text = _settings(config, 'text')
-    text_cfg = _siglip_text_cfg | _text_tower(text) | dict(
+    text = _tower_settings(config, 'text')
+    text_cfg = _siglip_text_cfg | _text_cfg(text) | dict(
         hf_tokenizer_name=_tokenizers.get(text['vocab_size'], 'timm/ViT-B-16-SigLIP'),
         tokenizer_kwargs=dict(clean='canonicalize'), act_kwargs=dict(approximate=_approximate(text)))
     return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text_cfg)

@@ -37,8 +37,8 @@ def load_classifier(
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
-    if folder.is_file(): return _from_checkpoint(folder, base, classnames, device, precision)
-    if (folder/ADAPTER).is_file(): return _from_adapter(folder, base)
+    if folder.is_file(): return _classifier_from_checkpoint(folder, base, classnames, device, precision)
+    if (folder/ADAPTER).is_file(): return _classifier_from_adapter(folder, base)
     card = read_card(folder)
     precision = precision or card['precision']
     if (folder/own_config).exists():
@@ -48,14 +48,16 @@ def load_classifier(
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
     config = own_config if is_own(clip) else config_name
     check_saved(card, folder/config, sha256_file(folder/config))
-    clip.provenance = origin = dict(card['clip'])
-    clip.name, clip.pretrained = origin.pop('name'), origin.pop('pretrained', None)
-    path = folder/'head.safetensors'
-    state, normalize = read_state_dict(path), (card.get('head') or {}).get('normalise') is not False
-    check_saved(card, path, sha256_file(path))
+    clip.provenance = dict(card['clip'])
+    clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
+    head_file = folder/'head.safetensors'
+    head_state = read_state_dict(head_file)
+    normalize = (card.get('head') or {}).get('normalise') is not False
+    check_saved(card, head_file, sha256_file(head_file))
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     try:
-        head = ClassificationHead(**{k: t.float() for k, t in state.items()}, normalize=normalize).to(clip.device)
+        weights = {k: t.float() for k, t in head_state.items()}
+        head = ClassificationHead(**weights, normalize=normalize).to(clip.device)
         c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
     except (TypeError, ValueError) as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
@@ -66,7 +68,7 @@ def load_classifier(
     return c
 
 # %% ../../nbs/api/models/12_load.ipynb #c405fad0
-def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassifier`
+def _classifier_from_checkpoint(path, base, classnames, device, precision): # `ImageClassifier`
     "Load a classifier from another program's checkpoint"
     if isinstance(base, ImageClassifier): base = base.clip
     parts = find_parts(read_checkpoint(path), path)
@@ -104,7 +106,7 @@ def _check_text_tower(parts, clip):
         f'{parts.where} holds another text tower than {clip.name}: it is not read. load_clip reads both towers.')
 
 # %% ../../nbs/api/models/12_load.ipynb #2844ceb2
-def _in_open_clip(adapter, where, device, siglip): # dict name of a weight of open_clip's CLIP -> matrix
+def _steps_of_adapter(adapter, where, device, siglip): # dict name of a weight of open_clip's CLIP -> matrix
     "An adapter's changes, with the names of open_clip"
     steps = adapter.steps(device)
     if adapter.model == 'VisionTransformer': return {f'visual.{k}': t for k, t in steps.items()} # a tower alone
@@ -117,7 +119,7 @@ def _in_open_clip(adapter, where, device, siglip): # dict name of a weight of op
     except (LookupError, RuntimeError, ValueError) as e: raise BadFile(
         f'{where} changes weights that no CLIP has ({why_failed(e)}). Save the adapter again.') from e
 
-def _from_adapter(folder, base): # `ImageClassifier`
+def _classifier_from_adapter(folder, base): # `ImageClassifier`
     "Load a classifier with an adapter folded in"
     if not isinstance(base, ImageClassifier):
         merged = python_or_shell(f'load_classifier({str(folder)!r}, base=CLASSIFIER)',
@@ -126,14 +128,14 @@ def _from_adapter(folder, base): # `ImageClassifier`
                          f'{merged}, or base_model in a recipe.')
     adapter = read_adapter(folder)
     siglip = hasattr(getattr(base.visual, 'trunk', None), 'attn_pool')
-    planned = _in_open_clip(adapter, folder, 'meta', siglip) # products may be large
+    planned = _steps_of_adapter(adapter, folder, 'meta', siglip) # shapes alone: the matrices may be large
     shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()}
     texts = any(not k.startswith(('visual.', 'head.')) for k in shapes)
     new = (base.with_text() if texts else base).copy()
     state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()}
     if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
     _check_places(adapter, folder, shapes, state, base.clip.name)
-    for k, step in _in_open_clip(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k])
+    for k, step in _steps_of_adapter(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k])
     for k, t in adapter.head.items(): state[k].copy_(t)
     for k in shapes:
         if not state[k].isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')

@@ -56,7 +56,7 @@ def round_files(
         write_state_dict(round_weights(TensorFile(path).read(), precision), path, force=True)
 
 # %% ../../nbs/api/models/02_save.ipynb #d8ea317d
-def _card(c, files, precision=None):
+def _card(c, files, precision=None): # dict
     "Content of `wiseft.json`, with the SHA-256 of the other files"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     stored, recipe = c.hash, c.recipe

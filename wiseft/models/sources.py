@@ -33,11 +33,11 @@ class Source:
     text_tower:Path=None # `config.json` of a text tower of transformers
 
 # %% ../../nbs/api/models/05_sources.ipynb #ba91d50b
-def _from_folder(folder, origin=None, hub=False):
+def _source_of_folder(folder, origin=None, hub=False): # `Source`
     "Source for a folder in the hub's layout"
     folder = existing_folder(Path(folder).expanduser())
     where, origin = folder/config_name, origin or folder.name
-    if (folder/'config.json').is_file() and not where.exists(): return _from_transformers(folder, origin)
+    if (folder/'config.json').is_file() and not where.exists(): return _source_of_transformers_folder(folder, origin)
     settings = read_json(where)
     config, preprocess = settings.get('model_cfg'), settings.get('preprocess_cfg') or {}
     check_model_cfg(config, where)
@@ -63,7 +63,7 @@ def fetched(
         f'Could not fetch {what} ({why_failed(e)}). Without a network: {advice}.') from e
 
 # %% ../../nbs/api/models/05_sources.ipynb #362fb4a7
-def _from_hub(
+def _source_on_hub(
     name # 'hf-hub:owner/model'
 ):
     "Source for a model on the hub"
@@ -73,7 +73,7 @@ def _from_hub(
     def advice(): return f"bring {files} into a folder and use {call('load_clip', model='local-dir:FOLDER')}"
     config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice())
     fetched(lambda: fetch(repo), f'the weights of {name}', advice())
-    source = _from_folder(Path(config).parent, name, hub=True)
+    source = _source_of_folder(Path(config).parent, name, hub=True)
     if tower := (source.config.get('text_cfg') or {}).get('hf_model_name'):
         files += f' and config.json (and tokenizer files) of https://huggingface.co/{tower}'
         source.text_tower = Path(fetched(lambda: fetch(tower, filename='config.json'),
@@ -81,7 +81,7 @@ def _from_hub(
     return source
 
 # %% ../../nbs/api/models/05_sources.ipynb #927de9d9
-def _from_transformers(folder, origin):
+def _source_of_transformers_folder(folder, origin): # `Source`
     "Source for a folder with a CLIP of transformers"
     where = Path(folder)/'config.json'
     config, preprocess, parts = read_hub_folder(folder)
@@ -90,7 +90,7 @@ def _from_transformers(folder, origin):
     return Source(config, preprocess, Path(parts.where), origin, where=where, parts=parts)
 
 # %% ../../nbs/api/models/05_sources.ipynb #05e50c3f
-def _from_transformers_hub(
+def _source_of_transformers_on_hub(
     name # 'hf:owner/model'
 ):
     "Source for a CLIP of transformers on the hub"
@@ -101,7 +101,7 @@ def _from_transformers_hub(
     patterns = [*files, '*.index.json', 'processor_config.json', '*token*', 'spiece.model']
     fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=patterns)
     folder = fetched(fetch, f'{first_few(files)} of {name}', advice)
-    return _from_transformers(folder, name)
+    return _source_of_transformers_folder(folder, name)
 
 # %% ../../nbs/api/models/05_sources.ipynb #55de7377
 def _tag_cfg(name, tag): # dict
@@ -121,7 +121,7 @@ def _wants_quick_gelu(name, tag, config): # bool
     return True
 
 # %% ../../nbs/api/models/05_sources.ipynb #e6df49f1
-def _from_tag(name, tag):
+def _source_of_tag(name, tag): # `Source`
     "Source for an architecture and a tag of open_clip"
     cfg, config = _tag_cfg(name, tag), open_clip.get_model_config(name)
     config['quick_gelu'] = _wants_quick_gelu(name, tag, config)
@@ -148,7 +148,7 @@ def _read_parts(path): # `Parts`
         'in Python: load_classifier(FILE, base=CLIP).')
 
 # %% ../../nbs/api/models/05_sources.ipynb #90ac6319
-def _from_file(name, path, quick_gelu):
+def _source_of_file(name, path, quick_gelu): # `Source`
     "Source for an architecture and a checkpoint file"
     config, path = open_clip.get_model_config(name), Path(path).expanduser()
     parts, pictures, known = _read_parts(path), {}, None
@@ -188,10 +188,10 @@ def preprocessing(source:Source, overrides:dict): # dict
 # %% ../../nbs/api/models/05_sources.ipynb #ed47b4eb
 def _from_name(name): # `Source`, or None if the name is an architecture's
     "Source for a single name"
-    if name == 'iconclip': return _from_folder(package_data(name), name)
-    if name.startswith('hf-hub:'): return _from_hub(name)
-    if name.startswith('hf:'): return _from_transformers_hub(name)
-    if name.startswith('local-dir:'): return _from_folder(name.removeprefix('local-dir:'))
+    if name == 'iconclip': return _source_of_folder(package_data(name), name)
+    if name.startswith('hf-hub:'): return _source_on_hub(name)
+    if name.startswith('hf:'): return _source_of_transformers_on_hub(name)
+    if name.startswith('local-dir:'): return _source_of_folder(name.removeprefix('local-dir:'))
     if open_clip.get_model_config(name.replace('/', '-')): return None
     path = Path(name).expanduser()
     if path.is_file():
@@ -199,7 +199,7 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
         config = module_config(parts) # of a whole module
         check_model_cfg(config, path)
         return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
-    if path.is_dir() or name.startswith(('/', '.', '~')): return _from_folder(path)
+    if path.is_dir() or name.startswith(('/', '.', '~')): return _source_of_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
 # %% ../../nbs/api/models/05_sources.ipynb #976e2d76
@@ -223,9 +223,9 @@ def _from_architecture(name, pretrained, preprocess, quick_gelu): # (`Source`, `
     known = open_clip.pretrained.get_pretrained_cfg(name, tag)
     if known and quick_gelu is not None: raise ValueError(
         f"The tag {tag!r} has its activation function: leave out {option('quick_gelu')}.")
-    if known or not Path(tag).expanduser().is_file(): return _from_tag(name, tag), preprocess
+    if known or not Path(tag).expanduser().is_file(): return _source_of_tag(name, tag), preprocess
     if isinstance(preprocess, str): # a tag, too
         if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, open_clip.get_model_config(name))
         settings = _tag_cfg(name, preprocess)
         preprocess = {k: settings[k] for k in preprocess_keys if k in settings}
-    return _from_file(name, tag, quick_gelu), preprocess
+    return _source_of_file(name, tag, quick_gelu), preprocess

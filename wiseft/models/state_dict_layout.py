@@ -29,17 +29,17 @@ class Parts:
         return any(not k.startswith(('visual.', 'logit_')) for k in self.clip)
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #0fa82303
-def _before(names, part): # set of str
+def _prefixes_before(names, part): # set of str
     "Prefix of a part's names"
     places = {k: f'.{k}'.find(f'.{part}') for k in names}
     return {k[:i] for k,i in places.items() if i >= 0}
 
-def _place(names, where): # (what stands before the tower's names, and before the CLIP's; None if there is no tower)
+def _prefix_of_tower(names, where): # what stands before the tower's names; None if there is no tower
     "Find the image tower; BadFile if there are several"
-    towers = {f'{p}visual.' for p in _before(names, 'visual.')}
+    towers = {f'{p}visual.' for p in _prefixes_before(names, 'visual.')}
     if not towers: # a tower alone, under its own names: a ViT's, a ResNet's, timm's
-        towers = {p for p in _before(names, 'class_embedding') if f'{p}conv1.weight' in names}
-        towers |= _before(names, 'attnpool.') | _before(names, 'trunk.')
+        towers = {p for p in _prefixes_before(names, 'class_embedding') if f'{p}conv1.weight' in names}
+        towers |= _prefixes_before(names, 'attnpool.') | _prefixes_before(names, 'trunk.')
     if len(towers) > 1: raise BadFile(
         f"{where} holds several image towers, {first_few(sorted(towers), 4)}: keep one of them, and save its weights.")
     return next(iter(towers), None)
@@ -73,7 +73,7 @@ def find_parts(
     state = weights.state
     # MobileCLIP's names, which open_clip translates
     if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {})
-    tower = _place(state, where)
+    tower = _prefix_of_tower(state, where)
     head = _find_head(state, tower)
     if tower is None and not head: raise BadFile(
         f'{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a '
@@ -93,11 +93,11 @@ def find_parts(
         unread=[k for k in state if k not in used_keys] + list(weights.unread))
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #eb451b3b
-def _layers(state, prefix): # number of blocks of a transformer
+def _n_blocks(state, prefix): # number of blocks of a transformer
     rest = [k.removeprefix(prefix) for k in state if k.startswith(prefix)]
     return 1 + max(int(k.split('.')[0]) for k in rest)
 
-def _heads(parts, name): # as a file claims, which `check_model_cfg` and open_clip judge
+def _n_heads(parts, name): # as a file claims, which `check_model_cfg` and open_clip judge
     return parts.modules[name].attributes['num_heads']
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
@@ -117,15 +117,15 @@ def module_config(
         block, (width, _, patch, _) = 'visual.transformer.resblocks.', state['visual.conv1.weight'].shape
         side = math.isqrt(len(state['visual.positional_embedding'])-1)
         hidden = len(state[f'{block}0.mlp.c_fc.weight'])
-        vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block),
-                      head_width=width//_heads(parts, f'{block}0.attn'), mlp_ratio=hidden/width)
+        vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_n_blocks(state, block),
+                      head_width=width//_n_heads(parts, f'{block}0.attn'), mlp_ratio=hidden/width)
         config = dict(embed_dim=state['visual.proj'].shape[1], quick_gelu=bool(uses_quick_gelu(parts)),
                       vision_cfg=vision)
         if parts.has_text:
             block, (vocabulary, width) = 'transformer.resblocks.', state['token_embedding.weight'].shape
-            length, heads = len(state['positional_embedding']), _heads(parts, block+'0.attn')
+            length, heads = len(state['positional_embedding']), _n_heads(parts, block+'0.attn')
             config['text_cfg'] = dict(context_length=length, vocab_size=vocabulary, width=width, heads=heads,
-                                      layers=_layers(state, block))
+                                      layers=_n_blocks(state, block))
         return config
     except (LookupError, TypeError, ValueError, ArithmeticError) as e: raise BadFile(
         f"{parts.where} doesn't say its architecture ({why_failed(e)}). Give it, or the model that it was fine-tuned "

@@ -86,18 +86,20 @@ def read_transform(
         return ClipTransform(transform)
     steps = {type(s).__name__: s for s in getattr(transform, 'transforms', [])}
     if hasattr(transform, 'resize_size'): # a preset of torchvision
-        settings = _settings(transform.resize_size, transform.crop_size, transform.interpolation, transform.mean,
-                             transform.std)
+        settings = _preprocess_cfg(transform.resize_size, transform.crop_size, transform.interpolation,
+                                   transform.mean, transform.std)
     elif 'Resize' in steps:
         resize, crop, scale = steps['Resize'], steps.get('CenterCrop'), steps.get('Normalize')
         mean, std = (scale.mean, scale.std) if scale else ([0.]*3, [1.]*3)
-        settings = _settings(resize.size, crop and crop.size, resize.interpolation, mean, std)
+        settings = _preprocess_cfg(resize.size, crop and crop.size, resize.interpolation, mean, std)
     else: return OwnTransform(transform)
-    noise, ours = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8), ClipTransform(settings)
+    ours = ClipTransform(settings)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     a, b = (t(Image.fromarray(noise)) for t in (ours, transform))
-    return ours if a.shape == b.shape and torch.allclose(a, b, atol=1e-3) else OwnTransform(transform)
+    are_equal = a.shape == b.shape and torch.allclose(a, b, atol=1e-3)
+    return ours if are_equal else OwnTransform(transform)
 
-def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
+def _preprocess_cfg(resize, crop, interpolation, mean, std): # of open_clip
     "Steps of a transform in the terms of open_clip"
     def one(size): return size if isinstance(size, int) else size[0] if len(size) == 1 else list(size)
     resize, size = one(resize), one(crop or resize)
@@ -123,22 +125,22 @@ def image_model(
         'The module has parametrized weights, such as those of weight_norm, and an average of them is none of its '
         'weights. Make them plain: torch.nn.utils.parametrize.remove_parametrizations(LAYER, NAME).')
     module = deepcopy(module).cpu().float().eval()
-    name, kind_of_transform = name or type(module).__name__, type(transform).__name__
-    transform = read_transform(transform)
+    cls = type(module)
+    name = name or cls.__name__
+    clip_transform = read_transform(transform)
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    images = torch.stack([transform(Image.fromarray(picture)) for picture in noise])
+    images = torch.stack([clip_transform(Image.fromarray(picture)) for picture in noise])
     layer = find_head(module, images)
     body = without_layer(module, layer)
     with torch.no_grad(): dim = _vectors(body, images).shape[1]
-    cls = type(module)
     kind = name if name.startswith(TORCHVISION) else f'{cls.__module__}.{cls.__qualname__}'
     config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer))
-    if isinstance(transform, OwnTransform):
-        config['vision_cfg']['transform'] = kind_of_transform
-        warn_user(f'The transform, {kind_of_transform}, is more or less than one resizing, one crop, and one '
+    if isinstance(clip_transform, OwnTransform):
+        config['vision_cfg']['transform'] = type(transform).__name__
+        warn_user(f'The transform, {type(transform).__name__}, is more or less than one resizing, one crop, and one '
                   'normalization: it is used as it is, image by image, without a cache, and training makes no crops '
                   'of its own.')
-    clip = _wrapped(body, config, transform, name, device)
+    clip = _tower_as_clip(body, config, clip_transform, name, device)
     if layer:
         last = module.get_submodule(layer)
         clip.own_head = ClassificationHead(last.weight, last.bias, normalize=False).to(clip.device)
@@ -146,8 +148,8 @@ def image_model(
 
 TORCHVISION = 'torchvision:'
 
-def _wrapped(body, config, transform, name, device): # `Clip`
-    "A tower as a `Clip`"
+def _tower_as_clip(body, config, transform, name, device): # `Clip`
+    "An image tower as a `Clip` without a text tower"
     provenance = dict(source=name, file=None, sha256=state_hash(body.state_dict()))
     model = ImageModel(OwnTower(body)).to(best_device(device)).eval()
     size = dict(size=transform(Image.new('RGB', (64, 64))).shape[1:])
@@ -261,7 +263,7 @@ def read_image_model(
     except (RuntimeError, AttributeError, TypeError, ValueError) as e: raise BadFile(
         f"The weights in {path} don't fit a {kind}: {why_failed(e)}") from e
     transform = ClipTransform(settings) if transform is None else read_transform(transform)
-    clip = _wrapped(body, config, transform, kind, device)
+    clip = _tower_as_clip(body, config, transform, kind, device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
 

@@ -33,15 +33,15 @@ def standard_output():
 
 def say(text:str, anyone:bool=False): # anyone: any of several processes, not only the first
     "Print a line to standard error"
-    if anyone or _is_first() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_plain(text))
+    if anyone or _is_first() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_escaped(text))
 
 # without importing torch, which takes seconds
-def _several(): return (os.environ.get('WORLD_SIZE') or '1') != '1'
-def _is_first(): return not _several() or (os.environ.get('RANK') or '0') == '0'
+def _several_processes(): return (os.environ.get('WORLD_SIZE') or '1') != '1'
+def _is_first(): return not _several_processes() or (os.environ.get('RANK') or '0') == '0'
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
-def _plain(text):
+def _escaped(text): # text
     "Escape markup and control characters: names may come from strangers' files"
     hidden = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c != '\n'
     return escape(''.join(repr(c)[1:-1] if hidden(c) else c for c in text))
@@ -52,12 +52,12 @@ def show_table(frame, title:str|None=None):
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame:
         numbers = frame[c].dtype.kind in 'iuf'
-        table.add_column(_plain(str(c)), justify='right' if numbers else 'left', overflow='fold')
+        table.add_column(_escaped(str(c)), justify='right' if numbers else 'left', overflow='fold')
     for row in frame.itertuples(index=False):
         cells = []
         for column, v in zip(frame, row): # percent with one digit, α as given, nothing for NaN
             form = '' if not isinstance(v, float) else 'g' if column == 'alpha' else '.1f'
-            cells.append(_plain('' if v != v else f'{v:{form}}'))
+            cells.append(_escaped('' if v != v else f'{v:{form}}'))
         table.add_row(*cells)
     standard_output().print(table)
 
@@ -83,7 +83,7 @@ _TYPER_ERRORS = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # t
 _EXPECTED = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
 
 @contextmanager
-def _reported(stopped, called):
+def _errors_in_one_line(stopped, called):
     "Turn errors into one line and an exit code, and Ctrl-C into the given line"
     try:
         with _stoppable(), warnings.catch_warnings(), shell_options(called):
@@ -102,7 +102,7 @@ def _reported(stopped, called):
 
 def _say_last(error, words, code):
     "Print the final message of a command, in one process only"
-    if not _several(): return say(words, anyone=True)
+    if not _several_processes(): return say(words, anyone=True)
     from wiseft.base.distributed import end, told_once
     message = told_once(error)
     if message != str(error): words = message and f'error: {message}'
@@ -164,8 +164,8 @@ def command(
         name = f.__name__.rstrip('_')
         @functools.wraps(f)
         def _run(*args, **kwargs):
-            with _reported(stopped, called):
-                if _several(): # the processes meet before any work
+            with _errors_in_one_line(stopped, called):
+                if _several_processes(): # the processes meet before any work
                     if not together: raise ValueError(
                         f'`wiseft {name}` runs in one process, and the environment variable WORLD_SIZE is '
                         f'{os.environ["WORLD_SIZE"]!r}. Start it without torchrun, or unset WORLD_SIZE.')

@@ -18,7 +18,7 @@ from .app import split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
-def _competitors(text):
+def _competitors(text): # list of `Method`
     "Methods by comma-separated names; default all that can compete"
     from wiseft.bench.plan import can_compete
     from wiseft.base.registry import REGISTRY,find_method
@@ -65,13 +65,13 @@ def bench_(
     say(f'reading {classifier} and all images')
     from wiseft.bench.run import carry_out, plan_bench
     from wiseft.models.load import load_classifier
-    from wiseft.bench.outcome import what_is_drawn
+    from wiseft.bench.outcome import resampling_units
     device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
     images = load_images(suite, reference, shift, start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
     plan = plan_bench(images, start, output, competitors, range(seeds), rates, control=control or (), **recipe)
-    if groups: what_is_drawn(plan.suite, groups)
+    if groups: resampling_units(plan.suite, groups)
     _show_plan(plan, output, budget, place)
     if dry_run: return
     bench = carry_out(plan, output, say=say, show_plan=False, groups=groups)

@@ -44,13 +44,14 @@ def methods(
     "List the methods of fine-tuning, averaging, merging, and ensembling, or describe one."
     from wiseft.base.registry import KINDS, find_method
     from wiseft.methods.index import listed_methods
-    known = {m['name']: m | dict(page=_page(m)) for m in listed_methods()}
+    known = {m['name']: m | dict(page=_page_address(m)) for m in listed_methods()}
     for m in load_methods(use).values() if use else (): # the user's own
         what = (m.__doc__ or '').strip().partition('\n')[0]
         known.setdefault(m.name, vars(m) | dict(what=what, page=''))
     if name:
         for part in map(find_method, name.split('+')): # 'TSV-M+LiNeS' is a chain
-            _describe(known[part.name] | dict(settings=', '.join(f'{k}={v}' for k, v in part.hyperparameters.items())))
+            settings = ', '.join(f'{k}={v}' for k, v in part.hyperparameters.items())
+            _print_method(known[part.name] | dict(settings=settings))
         return
     for kind in KINDS:
         _print(kind, style='bold')
@@ -61,7 +62,7 @@ def methods(
 
 def _print(line, **options): standard_output().print(line, markup=False, highlight=False, **options)
 
-def _describe(m):
+def _print_method(m):
     about = {'needs': m['needs'], 'costs': m['cost'], 'strength': m['strength'], 'settings': m['settings'],
              'paper': m['paper'] and f'https://arxiv.org/abs/{m["paper"]}', 'page': m['page']}
     _print(f'{m["name"]} ({m["kind"]}): {m["what"]}')
@@ -71,7 +72,7 @@ def _describe(m):
 _PAGES = {'weight-space': 'wise_ft', 'uniform soup': 'uniform_soup', 'logits': 'output_ensembles',
           'probabilities': 'output_ensembles'} # methods that are defined elsewhere in the library
 
-def _page(m):
+def _page_address(m): # text
     site = import_module('wiseft._modidx').d['settings']
     page = _PAGES.get(m['name'], m['module'].rpartition('.')[2])
     return f"{site['doc_host']}{site['doc_baseurl']}/methods/{page}.html"
@@ -100,10 +101,10 @@ def data(
     from wiseft.data.hub import hub_address,is_on_hub
     from wiseft.data.layouts import FAMILIES,download_suite
     source = source and hub_address(source)
-    if download and source and is_on_hub(source): _from_hub(source, yes)
+    if download and source and is_on_hub(source): _download_from_hub(source, yes)
     elif download: download_suite(source or '', data_root())
-    if source is None or source in FAMILIES: return _published(source)
-    if is_on_hub(source) and not source.startswith('hf:'): return _published('imagenet', source)
+    if source is None or source in FAMILIES: return _print_published(source)
+    if is_on_hub(source) and not source.startswith('hf:'): return _print_published('imagenet', source)
     sets, rows, bad = sets_of(source), [], []
     for (name, split), images in sets.items():
         classes, groups = len(images.classnames)-len(images.missing), len(set(images.groups or []))
@@ -129,7 +130,7 @@ def _show_sizes(sets):
     show_table(some.rename_axis('class').reset_index(name='images').assign(**{'': bars}), what)
 
 # %% ../../nbs/api/shell/01_data.ipynb #ea9d93c1
-def _published(suite, only=None):
+def _print_published(suite, only=None):
     "Print which published sets are there, and how to get the others"
     from wiseft.base.files import data_root
     from wiseft.data.hub import CONTROL_ON_HUB
@@ -145,7 +146,7 @@ def _published(suite, only=None):
         f"Control sets, by `wiseft data NAME --download`: {', '.join(CONTROL_ON_HUB)}.", soft_wrap=True)
 
 # %% ../../nbs/api/shell/01_data.ipynb #99e4381b
-def _from_hub(name, yes):
+def _download_from_hub(name, yes):
     "Show size and license of a set on the hub, ask once, and download it"
     import pandas as pd
     from wiseft.data.hub import fetch, sets_on_hub

@@ -22,7 +22,7 @@ from .app import (
 # %% ../../nbs/api/shell/04_evaluate.ipynb #7d2800d8
 Table = Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]
 
-def _measure(
+def _evaluate_and_write(
     classifiers, # folders
     members, # function of classifiers by name: what is evaluated, by name
     *,
@@ -43,7 +43,7 @@ def _measure(
     "Evaluate members made of classifiers, print the table, and write it"
     from wiseft.data.control import control_sets
     from wiseft.infer.evaluation import evaluate
-    from wiseft.stats.caveats import doubts
+    from wiseft.stats.caveats import reasons_to_doubt
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         loaded = load_by_name(classifiers, device)
@@ -55,19 +55,19 @@ def _measure(
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
             precision=precision, control=control_sets(control).values())
-        show_table(_rows(table))
+        show_table(_rows_in_percent(table))
         _say_more(table, predictions)
-        for doubt in doubts(table, len(classnames)): warnings.warn(doubt)
+        for doubt in reasons_to_doubt(table, len(classnames)): warnings.warn(doubt)
         write(table, predictions, {n: c.recipe | dict(model=c.clip.name) for n, c in loaded.items()})
 
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
          'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
          'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv',
          'wiseft evaluate averaged --suite photos/test', 'wiseft evaluate averaged --suite photos.tar', together=True)
-@delegates(_measure)
+@delegates(_evaluate_and_write)
 def evaluate_(classifiers:Classifiers, **kwargs):
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
-    _measure(classifiers, dict, **kwargs)
+    _evaluate_and_write(classifiers, dict, **kwargs)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #718f8d1c
 @contextmanager
@@ -92,7 +92,7 @@ def results_file(output:Path|None, force:bool):
 # %% ../../nbs/api/shell/04_evaluate.ipynb #55c86284
 _CONFIDENCE = ['ECE (15 bins)'] # what is kept of each image besides the prediction
 
-def _rows(table):
+def _rows_in_percent(table): # table
     "The rows of a results table in percent (NLL and Brier as they are), with intervals"
     from wiseft.stats.table import UNBOUNDED
     t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
@@ -119,7 +119,7 @@ _By = Annotated[Optional[str], typer.Option('--by',
 _Averaged = Annotated[Optional[Path], typer.Option('--averaged',
     help='The average that you keep, from `wiseft merge`: its α is evaluated too, and the report is about it.')]
 
-def _card_of_average(folder, zeroshot, finetuned):
+def _card_of_average(folder, zeroshot, finetuned): # dict
     "The card of an average; ValueError if it is of other classifiers"
     from wiseft.models.save import read_card
     card = read_card(folder)
@@ -177,7 +177,7 @@ def sweep_(
         write(table, predictions, recipes)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #0bd8716b
-def methods_down(table):
+def methods_down(table): # table
     "Methods in rows, sets in columns, in percent"
     from wiseft.stats.table import first_metric,wide
     t = wide(first_metric(table)).reset_index()
@@ -186,7 +186,7 @@ def methods_down(table):
 # %% ../../nbs/api/shell/04_evaluate.ipynb #b1feee22
 @command('wiseft ensemble zeroshot finetuned --average logits',
          'wiseft ensemble first second third --average probabilities -o results.csv', together=True)
-@delegates(_measure)
+@delegates(_evaluate_and_write)
 def ensemble(
     classifiers:Classifiers,
     average:Annotated[str, typer.Option('--average', help='What is averaged: logits or probabilities.')]='logits',
@@ -196,7 +196,7 @@ def ensemble(
     from wiseft.infer.ensembles import output_ensemble
     if len(classifiers) < 2: raise typer.BadParameter('An ensemble takes two classifiers or more.')
     def with_ensemble(loaded): return {**loaded, ' + '.join(loaded): output_ensemble(loaded, average)}
-    _measure(classifiers, with_ensemble, **kwargs)
+    _evaluate_and_write(classifiers, with_ensemble, **kwargs)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #70f2deed
 @command('wiseft predict averaged picture.jpg', 'wiseft predict averaged photos -o predictions.csv --top 3')

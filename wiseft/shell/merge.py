@@ -57,13 +57,13 @@ def merge_(
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
-    if not written: recipe = _recipe(zeroshot, finetuned, alpha, rule, settings, precision)
+    if not written: recipe = _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision)
     else:
         if finetuned or alpha or rule != 'weight-space' or settings or precision: raise typer.BadParameter(
             'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set and '
             '--precision out, or change the recipe.')
         recipe = read_recipe(zeroshot)
-    recipe.images = _images_of(suite, reference) or recipe.images
+    recipe.images = _validation_source(suite, reference) or recipe.images
     if (keep is None) != (not control) or control and not auto: raise typer.BadParameter(
         '--keep and --control go together, and with --alpha auto.')
     if dry_run:
@@ -79,7 +79,7 @@ def merge_(
     if auto or recipe.method.needs_images: _check_images(recipe, auto)
     if dry_run: return say(f'nothing is missing: {names} can be merged')
     if not recipe.of_classifiers: merge_by_recipe(recipe, output, force=force)
-    else: _merge_folders(recipe, output, device, force, _rule_of_alpha(keep, control) if auto else None)
+    else: _merge_folders(recipe, output, device, force, _alpha_rule(keep, control) if auto else None)
     if written: say(f'merged {names}')
     used, theirs = merge_recipe(recipe.method), recipe.method.mergekit
     spelling = MERGEKIT_WORDS if theirs else {}
@@ -88,7 +88,7 @@ def merge_(
     wrote(output)
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7adc9f67
-def _recipe(zeroshot, finetuned, alpha, rule, settings, precision): # `Recipe`
+def _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision): # `Recipe`
     "The recipe that the command line describes"
     from wiseft.base.registry import find_method
     from wiseft.weights.merge import check_alpha
@@ -113,7 +113,7 @@ def _recipe(zeroshot, finetuned, alpha, rule, settings, precision): # `Recipe`
     return Recipe(method, zeroshot, finetuned, dtype)
 
 # %% ../../nbs/api/shell/03_merge.ipynb #df741fa0
-def _images_of(suite, reference): # dict, as in a `Recipe`
+def _validation_source(suite, reference): # dict, as in a `Recipe`
     "Where validation images lie"
     from wiseft.data.layouts import FAMILIES
     from wiseft.data.suites import EMBEDDED
@@ -121,7 +121,7 @@ def _images_of(suite, reference): # dict, as in a `Recipe`
     in_folder = Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES)
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
-def _rule_of_alpha(keep, control): # as `choose_alpha` takes it
+def _alpha_rule(keep, control): # as `choose_alpha` takes it
     "The rule of `--alpha auto`"
     from wiseft.infer.rules import keeps
     return keeps(keep/100, control) if control else 'nearest'
@@ -141,7 +141,7 @@ def _merge_folders(recipe, output, device, force, choose): # choose: rule of `--
     from wiseft.base.devices import memory_advice
     from wiseft.infer.rules import choose_alpha
     from wiseft.models.load import load_classifier
-    from wiseft.weights.merge import check_ends
+    from wiseft.weights.merge import check_not_swapped
     from wiseft.weights.recipes import HALVES,merged_classifier
     device, _ = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
@@ -152,7 +152,7 @@ def _merge_folders(recipe, output, device, force, choose): # choose: rule of `--
             images = suite_of(source, loaded(recipe.paths[0]).classnames).validation
         if choose: # α, the other hyperparameters being as they are
             ends = loaded(recipe.base), loaded(recipe.finetuned[0], loaded(recipe.base))
-            check_ends(*ends)
+            check_not_swapped(*ends)
             recipe.method = recipe.method.set(alpha=choose_alpha(*ends, images, choose, recipe.method))
         elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
         merged = merged_classifier(recipe, output, loaded, images)

@@ -91,7 +91,7 @@ def report(
             f'no {file}: without predictions for each image the page cannot say whether differences are luck')
     recipe = answers = images = comparisons = None
     source = suite or reference
-    if several: comparisons = _compared(table, predictions)
+    if several: comparisons = _comparisons_of_runs(table, predictions)
     else:
         recipe, answers = _recipe_to_show(recipes.values()), predictions[names[0]]
         if answers and source: images = evaluated_images(answers, suite, reference, shift, control)
@@ -100,28 +100,29 @@ def report(
     sets = [str(source) if d == REFERENCE and source else d for d in dataset_order(table) if d not in MEANS]
     title = f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
     output = output or results[0].with_suffix('.html')
-    write_report(table, output, title, comparisons, alpha=_averaged(table, recipe), force=force, predictions=answers,
-                 images=images, recipe=recipe)
+    alpha = _alpha_of_report(table, recipe)
+    write_report(table, output, title, comparisons, alpha=alpha, force=force, predictions=answers, images=images,
+                 recipe=recipe)
     wrote(output)
 
 # %% ../../nbs/api/shell/05_report.ipynb #1657adc1
-def _recipe_to_show(recipes):
+def _recipe_to_show(recipes): # dict, or None
     "The only recipe that tells more than the architecture, or the only one of an average with a chosen α"
     known = [{k: v for k, v in r.items() if k != 'model'} for r in recipes]
     known = [r for r in known if r]
-    averages = [r for r in known if _chosen_by(r)]
+    averages = [r for r in known if _how_alpha_was_chosen(r)]
     if len(known) == 1: return known[0]
     return averages[0] if len(averages) == 1 else None
 
-def _chosen_by(recipe):
+def _how_alpha_was_chosen(recipe):
     "How α was chosen"
     how = (recipe or {}).get('merge') or {}
     return how.get('chosen', '') if how.get('name') == 'weight-space' else ''
 
-def _averaged(table, recipe=None):
+def _alpha_of_report(table, recipe=None): # `ChosenAlpha`
     "The α that a report is about: the one nearest to the chosen one; nearest to 0.5 if none or an end was chosen"
     from wiseft.infer.rules import ChosenAlpha
-    chosen = _chosen_by(recipe)
+    chosen = _how_alpha_was_chosen(recipe)
     validated = recipe['merge']['alpha'] if chosen else None # by validation images
     middle = .5 if validated in (None, 0, 1) else validated
     n_runs = table[table.method == 'weight-space'].groupby('alpha').tuning.nunique()
@@ -131,12 +132,12 @@ def _averaged(table, recipe=None):
     return alpha
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a007
-def _compared(table, predictions):
+def _comparisons_of_runs(table, predictions): # table, or None
     "Comparisons of averages and ends of several runs; None if one has no predictions"
     import pandas as pd
     from wiseft.analysis.runs import compare_ends_of_runs,compare_runs
     if not all(predictions.values()): return None
-    alpha = _averaged(table)
+    alpha = _alpha_of_report(table)
     both = compare_runs(predictions, alpha),compare_ends_of_runs(predictions, alpha)
     return pd.concat(both, ignore_index=True)
 
@@ -147,17 +148,19 @@ def evaluated_images(
 ) -> dict: # set -> `ImageSet`
     "The evaluated images, of sets that are unchanged"
     from wiseft.data.control import control_sets
-    split = predictions.images.split.iloc[0]
+    evaluated = predictions.images # a row per image
+    split = evaluated.split.iloc[0]
     load = partial(load_images, suite, reference, shift, allow_incomplete=True, training=split=='validation')
-    was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
-    try: suite = load()
+    try: loaded = load()
     except ValueError: # shifted sets may have classes that the reference lacks; only pictures are taken from here
-        suite = load(classnames=list(predictions.images.label[predictions.images.role != 'control'].unique()))
-    sets = suite.datasets(split) | control_sets(control)
-    unchanged = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
-    for d in was.keys()-unchanged.keys():
-        why = 'its images are not those that were evaluated' if d in sets else 'give it by --shift or --control'
-        say(f'{d}: no pictures; {why}')
+        classnames = evaluated.label[evaluated.role != 'control'].unique()
+        loaded = load(classnames=list(classnames))
+    sets = loaded.datasets(split) | control_sets(control)
+    files = {d: set(rows.file) for d, rows in evaluated.groupby('dataset', observed=True)}
+    unchanged = {d: images for d, images in sets.items() if set(images.files()) == files.get(d)}
+    for d in files:
+        if d not in sets: say(f'{d}: no pictures; give it by --shift or --control')
+        elif d not in unchanged: say(f'{d}: no pictures; its images are not those that were evaluated')
     return unchanged
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a010

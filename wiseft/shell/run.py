@@ -20,7 +20,7 @@ from .app import (
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
-def _line(command, given):
+def _shell_line(command, given): # text
     "A step as a shell command"
     name = command.__name__.rstrip('_')
     words = ['wiseft', name]
@@ -31,10 +31,10 @@ def _line(command, given):
         if value is True: words += option
         elif value is False: words += p.secondary_opts
         else:
-            for v in value if isinstance(value, list) else [value]: words += [*option, _word(v)]
+            for v in value if isinstance(value, list) else [value]: words += [*option, _shell_word(v)]
     return shlex.join(words)
 
-def _word(value): # a path that looks like an option begins with ./
+def _shell_word(value): # a path that looks like an option begins with ./
     return f'./{value}' if isinstance(value, (str, Path)) and str(value).startswith('-') else str(value)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
@@ -64,7 +64,7 @@ def _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, devic
 def _begin(output, steps, force):
     "Make the folder with its commands; ValueError if a run of other commands is there"
     from wiseft.base.files import atomic_path,tidy
-    lines = [_line(command, given) for command, given, _ in steps]
+    lines = [_shell_line(command, given) for command, given, _ in steps]
     text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
     file = output/'commands.sh'
     if output.is_dir(): tidy(output)
@@ -182,7 +182,7 @@ def run(
         'lists them')
     for step, given, path in steps:
         if path.exists(): continue
-        say(f'\n{_line(step, given)}')
+        say(f'\n{_shell_line(step, given)}')
         step(**given)
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')

@@ -64,7 +64,7 @@ def zeroshot(
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
-        names = _names_of(classes, classnames)
+        names = _classnames_from_argument(classes, classnames)
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0]
         classifier = zeroshot_classifier(clip, names, templates or None)
@@ -73,7 +73,7 @@ def zeroshot(
         classifier.save(tmp)
     wrote(output)
 
-def _names_of(classes, classnames): # list
+def _classnames_from_argument(classes, classnames): # list
     "The class names that the argument stands for"
     from wiseft.data.labels import holds_images
     from wiseft.data.layouts import FAMILIES,set_classes
@@ -182,7 +182,7 @@ def with_settings(
 ) -> dict:
     "The methods with these hyperparameters; each goes to the method that has it"
     methods = dict(methods)
-    known = [(name, kind) for kind, m in methods.items() for name in _numbers_of(m)]
+    known = [(name, kind) for kind, m in methods.items() for name in _numeric_hyperparameters(m)]
     for name, value in named_numbers(settings).items():
         kinds = [kind for other, kind in known if other == name]
         if len(kinds) != 1: raise ValueError(
@@ -191,7 +191,7 @@ def with_settings(
         methods[kinds[0]] = methods[kinds[0]].set(**{name: value})
     return methods
 
-def _numbers_of(method): # names
+def _numeric_hyperparameters(method): # names
     "The hyperparameters that are numbers; a word such as 'head' has none"
     if isinstance(method, str): return []
     return [name for name, p in method.parameters.items()
@@ -200,7 +200,7 @@ def _numbers_of(method): # names
 # %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
 _KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
 
-def _methods_of(captions, names, use, train, settings): # dict kind -> `Method`; of 'train' also a word
+def _methods_from_options(captions, names, use, train, settings): # dict kind -> `Method`; of 'train' also a word
     "The methods of a fine-tuning, with their hyperparameters"
     from wiseft.base.registry import find_method
     if captions and not names: names = ['FLYP']
@@ -258,7 +258,7 @@ def finetune_(
     from wiseft.models.load import load_classifier
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
-    chosen = _methods_of(captions, method, use, train, settings)
+    chosen = _methods_from_options(captions, method, use, train, settings)
     initialize, average = chosen.pop('initialization', None), chosen.pop('average', None)
     average = average and average()
     device,place = chosen_device(device, precision)

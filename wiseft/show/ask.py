@@ -141,7 +141,7 @@ def ask(
     random:int=0,  # further pictures to label, drawn from all, which estimate the accuracy itself
     names:tuple=('zero-shot', 'fine-tuned'), # of the two
     force:bool=False, # ask again in the same folder; labels in its table are kept
-    **kwargs # of `wiseft.infer.evaluation.look`: batch_size, workers, progress
+    **kwargs # of `wiseft.infer.evaluation.columns_per_image`: batch_size, workers, progress
 ) -> Questions:
     "Write a folder with images to label, chosen to compare classifiers"
     if isinstance(pictures, (str, Path)): pictures = [pictures]

@@ -32,7 +32,7 @@ _SHARES = {'reference', 'shifted', 'control', 'baseline', 'gain', 'low', 'high',
            'beyond', 'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'ahead_best', 'ahead_low_best',
            'ahead_high_best', 'smallest', 'given_away'}
 
-def _gains(gains):
+def _gains_table(gains): # table
     "The table of `Bench.gains` with headings for readers, in percent"
     shown = gains.assign(paper=[REGISTRY[n].paper if n in REGISTRY else '' for n in gains.method])
     shown = shown[[c for c in _GAINS if c in shown]]
@@ -45,7 +45,7 @@ def _gains(gains):
 def _number(v): return '' if pd.isna(v) else f'{v:.3g}'
 
 # %% ../../nbs/api/show/07_bench_report.ipynb #d2181bf9
-def _accuracies(accuracies): # of `Bench.accuracies`
+def _accuracies_table(accuracies): # of `Bench.accuracies`
     "One row per point, one column per set, in percent; the last column is the spread over seeds"
     a = accuracies.assign(alpha=accuracies.alpha.map(_number))
     rows = a.pivot_table(index=['method', 'point', 'alpha'], columns='dataset', values='accuracy', sort=False)
@@ -56,7 +56,7 @@ def _accuracies(accuracies): # of `Bench.accuracies`
     return rows.reset_index().rename(columns=dict(alpha='α'))
 
 # %% ../../nbs/api/show/07_bench_report.ipynb #6d2e76b7
-def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
+def _plan_table(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "Everything that decides the results: images, models, fine-tunings, intervals, versions"
     p, suite, unreadable = plan.as_json(), plan.suite, plan.unreadable
     # images
@@ -130,7 +130,7 @@ that a value beyond it might have been chosen."""
 # %% ../../nbs/api/show/07_bench_report.ipynb #3a12757b
 _BELOW = '. The numbers are in the tables below.'
 
-def _sections(bench, origin):
+def _sections(bench, origin): # yields HTML
     "The sections of a page about a bench, each HTML"
     gains, sentences = bench.gains(), bench.sentences()
     drawn = 'groups (families of images that belong together)' if bench.groups else 'images'
@@ -145,9 +145,9 @@ def _sections(bench, origin):
     if len(bench.entries) > 1:
         yield html_figure('gains', plot_gains(gains), f'Gains of each method{_BELOW}', _ROWS)
     yield render(_SENTENCES, sentences=sentences)
-    yield html_section('Gains', _gains(gains))
+    yield html_section('Gains', _gains_table(gains))
     if bench.entries:
-        yield html_section('Each set', _accuracies(bench.accuracies()))
+        yield html_section('Each set', _accuracies_table(bench.accuracies()))
         # what there was to choose from, best first where it is as good
         choices = bench.choices()
         verdict = choices.as_good.map({True: 'as good as the best', False: ''})
@@ -158,7 +158,7 @@ def _sections(bench, origin):
         costs = bench.costs()
         costs['arithmetic'] = costs.arithmetic.map('{:.2f}'.format) # others are counts
         yield html_section('What one classifier of each costs', costs, digits=0)
-    yield html_section('The plan', _plan(bench.plan, bench.groups, origin))
+    yield html_section('The plan', _plan_table(bench.plan, bench.groups, origin))
 
 # %% ../../nbs/api/show/07_bench_report.ipynb #6fac4514
 def write_bench_report(

@@ -16,7 +16,7 @@ from ..base.text import first_few, in_markdown
 from ..base.files import atomic_path, existing_folder
 from ..stats.table import check_fraction, compact, first_metric
 from ..stats.table_io import read_results
-from ..stats.caveats import doubts
+from ..stats.caveats import reasons_to_doubt
 from ..analysis.decision import decision_beside
 from ..models.save import read_card
 from .plot_data import ENDS
@@ -38,7 +38,7 @@ def write_card(
     if table is not None:
         check_fraction(table)
         first = first_metric(table)
-        values |= dict(doubts=doubts(table, len(card['classnames'])), numbers=Markup(compact(first)),
+        values |= dict(doubts=reasons_to_doubt(table, len(card['classnames'])), numbers=Markup(compact(first)),
                        metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
         merge = _merge(card)
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')

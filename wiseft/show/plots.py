@@ -18,7 +18,7 @@ from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curves, frontier, init
                                    known_baselines, labeled, shift_rows, single_points)
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
-def _color(label):
+def _color(label): # color
     "Color of a label; a fine-tuned classifier of several has that of its averages"
     return COLORS[re.sub(' fine-tuned$', ' weight-space', label)]
 

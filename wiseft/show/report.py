@@ -11,7 +11,7 @@ from pathlib import Path
 from ..base.text import counted
 from ..stats.table import MEAN, INITIAL, UNBOUNDED
 from ..stats.table import check_single, dataset_order, first_metric, reference_rows, reference_set, wide
-from ..stats.caveats import doubts
+from ..stats.caveats import reasons_to_doubt
 from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
 from ..analysis.predictions import KeptPredictions, compare_ends, find_ends
@@ -40,7 +40,7 @@ def write_report(
     "Write one self-contained HTML page of the results, atomically; FileExistsError unless `force`."
     alphas = sorted(table.alpha.dropna().unique())
     if alpha != .5 and not np.isclose(alphas, alpha).any(): raise ValueError(
-        f'alpha is {alpha:g}. The table has α = {", ".join(map(_short, alphas))}.')
+        f'alpha is {alpha:g}. The table has α = {", ".join(map(_short_alpha, alphas))}.')
     if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
     sections = _sections(table, comparisons, alpha, predictions, images or {}, recipe)
     return write_page(path, title, sections, force)
@@ -52,16 +52,16 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
     if predictions is not None:
         n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
         lost = what_it_forgot(predictions, alpha)
-    yield _beginning(table, comparisons, alpha, doubts(table, n_classes), lost)
+    yield _beginning(table, comparisons, alpha, reasons_to_doubt(table, n_classes), lost)
     for p in pictures(table, alpha):
         yield html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.', p.caption)
-    yield from _tables(everything, alpha)
-    if comparisons is not None: yield _compared(comparisons)
+    yield from _table_sections(everything, alpha)
+    if comparisons is not None: yield _comparison_section(comparisons)
     if predictions is not None:
-        yield from _by_class(predictions, alpha)
-        yield from _changes(predictions, alpha, images)
-        yield from _forgotten(predictions, alpha, images)
-    yield from _sources(table)
+        yield from _class_section(predictions, alpha)
+        yield from _change_sections(predictions, alpha, images)
+        yield from _forgotten_sections(predictions, alpha, images)
+    yield from _source_sections(table)
     if recipe:
         yield html_section('How it was fine-tuned', pd.DataFrame(recipe_lines(recipe), columns=['what', 'value']))
 
@@ -73,15 +73,15 @@ def headline(
 ) -> str:
     "How α was chosen, and which classifier to keep; without comparisons the accuracies"
     check_single(table, ['method','alpha'])
-    verdict = _decision(comparisons, alpha) or _accuracies(table, alpha)
+    verdict = _decision(comparisons, alpha) or _accuracies_in_words(table, alpha)
     return f"{getattr(alpha, 'chosen', '')} {verdict}".strip()
 
 def _decision(comparisons, alpha): # None where there is none
     return None if comparisons is None else decide(comparisons, alpha, getattr(alpha, 'validated', None))
 
-def _accuracies(table, alpha):
+def _accuracies_in_words(table, alpha):
     "Accuracies on the reference and under shift in words, as far as the table has them"
-    t, sentences, names = _marked(table, alpha), [], {'weight-space': f'weights averaged (α = {alpha:g})'}
+    t, sentences, names = _rows_at_alpha(table, alpha), [], {'weight-space': f'weights averaged (α = {alpha:g})'}
     n_shifts = table.dataset[(table.role=='shift') & (table.dataset!=MEAN)].nunique()
     sides = {reference_set(table): 'On the reference', MEAN: f'On average over {counted(n_shifts, "shifted set")}'}
     for dataset, where in sides.items():
@@ -93,7 +93,7 @@ def _accuracies(table, alpha):
     return ' '.join(sentences)
 
 # %% ../../nbs/api/show/06_report.ipynb #7f41dc93
-def _marked(table, alpha):
+def _rows_at_alpha(table, alpha): # table
     "The initial, averaged and fine-tuned classifier, and other methods: all but the averages at other α"
     average = (table.method=='weight-space') & ((table.alpha-alpha).abs()<1e-9)
     return table[~table.method.isin(list(NAMES)) | average]
@@ -123,9 +123,9 @@ An <dfn>interval</dfn> of 95&nbsp;% shows how much a number may differ on other 
 <p class="soft">A <dfn>control set</dfn> is of another task: it shows what else fine-tuning cost.</p>
 {% endif %}"""
 
-def _beginning(table, comparisons, alpha, doubts, lost):
+def _beginning(table, comparisons, alpha, doubts, lost): # HTML
     "Warnings, headlines, and what their words mean"
-    headlines = [(h.replace(' %', '\N{NO-BREAK SPACE}%'), html_table(_decided(d)) if d else '')
+    headlines = [(h.replace(' %', '\N{NO-BREAK SPACE}%'), html_table(_decision_table(d)) if d else '')
                  for h, d in _headlines(table, comparisons, alpha)]
     return render(_BEGINNING, doubts=doubts, headlines=headlines, start=initial_name(table), lost=lost)
 
@@ -140,26 +140,26 @@ def _headlines(table, comparisons, alpha):
         headlines.append((f'{t}: {of_tuning}', _decision(own, alpha)))
     return headlines
 
-def _decided(decision): # accuracies in percent, and the difference with its interval
+def _decision_table(decision): # accuracies in percent, and the difference with its interval
     t = decision.table.round(1)
     interval = [f'{l:+.1f} to {h:+.1f}' for l, h in zip(t.low, t.high)]
     return t.drop(columns=['low', 'high']).assign(**{'95 % interval': interval}).rename_axis('percent').reset_index()
 
 # %% ../../nbs/api/show/06_report.ipynb #be5ce327
-def _short(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
+def _short_alpha(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
 
-def _worded(t): return t.assign(method=t.method.replace(NAMES), alpha=t.alpha.map(_short)) # as in pictures
+def _with_words(t): return t.assign(method=t.method.replace(NAMES), alpha=t.alpha.map(_short_alpha)) # as in pictures
 
 # %% ../../nbs/api/show/06_report.ipynb #5fa41de7
-def _tables(everything, alpha):
+def _table_sections(everything, alpha): # yields HTML
     "The table's numbers, a section for each kind"
     table, metric = first_metric(everything), everything.metric.iloc[0]
     # α as text, so that it stays as short as it was given
-    w = _worded(wide(table).reset_index())
+    w = _with_words(wide(table).reset_index())
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     yield html_section(f'{metric.capitalize()} in percent', w.rename(columns=dict(alpha='α')))
     # intervals of the pictures' marked points
-    t = _worded(_marked(table[table.low.notna()], alpha))
+    t = _with_words(_rows_at_alpha(table[table.low.notna()], alpha))
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
     if len(t):
         names = (t.tuning + ' ' + t.method).str.strip()
@@ -167,9 +167,9 @@ def _tables(everything, alpha):
         shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, 'accuracy': 100*t.value,
                               '95 % from': 100*t.low, 'to': 100*t.high})
         yield html_section('Intervals', shown)
-    yield from _robustness(table, alpha)
+    yield from _robustness_section(table, alpha)
     # what was measured besides the first metric
-    t = _worded(_marked(everything[everything.metric!=metric], alpha))
+    t = _with_words(_rows_at_alpha(everything[everything.metric!=metric], alpha))
     unbounded = t.metric.isin(UNBOUNDED)
     names, scale = t.metric.where(unbounded, t.metric+', %'), np.where(unbounded, 1., 100.)
     shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha,
@@ -177,12 +177,12 @@ def _tables(everything, alpha):
     if len(shown): yield html_section('Other metrics', shown, digits=2)
 
 # %% ../../nbs/api/show/06_report.ipynb #20334d07
-def _robustness(table, alpha):
+def _robustness_section(table, alpha): # yields HTML
     "Section on effective and relative robustness, if a baseline is known"
     baselines = known_baselines(table)
     if not baselines or not reference_set(table): return
     r = robustness(table, baselines)
-    r = _worded(_marked(r[r.fit!=''], alpha))
+    r = _with_words(_rows_at_alpha(r[r.fit!=''], alpha))
     shown = labeled(r)[['dataset', 'label', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
     shown[['reference, %', 'accuracy, %', 'ρ, points', 'τ, points']] = 100*r[['reference', 'value', 'rho', 'tau']]
     if (r.note!='').any(): shown['note'] = r.note
@@ -195,7 +195,7 @@ _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interv
                'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
-def _compared(comparisons):
+def _comparison_section(comparisons): # HTML
     "The section about the tables of `compare`"
     c = comparisons[[k for k in _COMPARISON if k in comparisons]].copy()
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
@@ -209,7 +209,7 @@ def _compared(comparisons):
 # %% ../../nbs/api/show/06_report.ipynb #af0b0002
 _MOST_CLASSES = 40 # rows of the table
 
-def _by_class(predictions, alpha):
+def _class_section(predictions, alpha): # yields HTML
     "The section about the classes of the reference"
     t = accuracy_by_class(predictions, alpha)
     ends = find_ends(predictions, alpha)
@@ -225,7 +225,7 @@ def _by_class(predictions, alpha):
     yield html_section('Class by class', shown[:_MOST_CLASSES], note)
 
 # %% ../../nbs/api/show/06_report.ipynb #a1c0de08
-def _sources(table):
+def _source_sections(table): # yields HTML
     "The section about what was evaluated on what, in what precision, by which version"
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
@@ -253,7 +253,7 @@ _SET = """<h3>{{ name }}</h3>
 {% endfor %}
 </ul>"""
 
-def _card(file, images, good, label, answers): # answers: (classifier, answer, its confidence) each
+def _card_fields(file, images, good, label, answers): # answers: (classifier, answer, its confidence) each
     "An image and the answers of classifiers; green if it is good"
     picture = file if images is None else _picture(images, file)
     answers = [(c, a, '' if pd.isna(p) else f' ({100*p:.0f}\N{NO-BREAK SPACE}%)') for c, a, p in answers]
@@ -275,7 +275,7 @@ shown.</p>
 <p class="soft">Without pictures: the images are not given, or not those that were evaluated.</p>
 {% endif %}"""
 
-def _changes(predictions, alpha, images):
+def _change_sections(predictions, alpha, images): # yields HTML
     "The section about single images, set by set"
     changed = changed_images(predictions, alpha)
     if not len(changed): return
@@ -291,7 +291,7 @@ def _changes(predictions, alpha, images):
         cards = []
         for r in some[some.dataset==d].itertuples():
             answers = [(r.end, r.before, r.sure_before), ('averaged', r.after, r.sure_after)]
-            cards.append(_card(r.file, pictures, r.gained, r.label, answers))
+            cards.append(_card_fields(r.file, pictures, r.gained, r.label, answers))
         about = f'Of {sizes[d]:,} images the average gets {"; ".join(counts)}.'
         yield render(_SET, name=d, about=about, cards=cards)
 
@@ -300,7 +300,7 @@ _FORGOTTEN = """<h2>What it forgot</h2>
 <p class="soft">Images of other tasks that the initial model gets right and the fine-tuned classifier gets wrong; the
 most confident ones are shown.</p>"""
 
-def _forgotten(predictions, alpha, images):
+def _forgotten_sections(predictions, alpha, images): # yields HTML
     "Section on control sets: images that the initial model gets right and the fine-tuned one doesn't"
     forgotten, sizes = forgotten_images(predictions, alpha), predictions.images.dataset.value_counts()
     if not len(forgotten): return
@@ -313,5 +313,5 @@ def _forgotten(predictions, alpha, images):
         for r in rows.head(12).itertuples():
             answers = [('fine-tuned', r.after, r.sure_after)]
             if averages: answers.append(('averaged', r.averaged, None))
-            cards.append(_card(r.file, images.get(d), averages and r.back, r.label, answers))
+            cards.append(_card_fields(r.file, images.get(d), averages and r.back, r.label, answers))
         yield render(_SET, name=d, about=f'{about}.', cards=cards)

@@ -28,20 +28,24 @@ def bootstrap(
     if units is not None: counts, sizes = per_unit(counts, units), per_unit(sizes, units)
     n = counts.shape[0]
     if n < 2: return value, np.nan, np.nan
-    if n < FEW: # Student's t, from leaving out one unit at a time
-        counts, share = counts.toarray(), sizes.toarray()/sizes.sum()
-        left = statistic(counts.sum(0) - counts)
-        variance = (n-1)/n*((left - left.mean())**2).sum()
-        df = 1/(share**2).sum() - 1
-        error = stats.t.ppf(.975, df)*np.sqrt(variance)
-        low, high = value-error, value+error
+    if n < FEW:
+        error = _jackknife_error(counts.toarray(), sizes.toarray()/sizes.sum(), statistic)
+        ends = value-error, value+error
     else:
         drawn = metric_resamples(counts, statistic, n_resamples, rng or np.random.default_rng(0))
         tail = stats.norm.cdf(tail_expansion(n)*stats.norm.ppf(.025))
         centered = drawn - np.nanmean(drawn) + value
-        low, high = np.nanquantile(centered, [tail, 1-tail])
-    low, high = np.clip([low, high], 0, 1)
+        ends = np.nanquantile(centered, [tail, 1-tail])
+    low, high = np.clip(ends, 0, 1)
     return value, float(low), float(high)
+
+def _jackknife_error(counts, share, statistic): # half the width of the 95 % interval
+    "By Student's t, from leaving out one unit at a time; share: (n, 1), of the images"
+    n = len(counts)
+    left = statistic(counts.sum(0) - counts)
+    variance = (n-1)/n*((left - left.mean())**2).sum()
+    df = 1/(share**2).sum() - 1
+    return stats.t.ppf(.975, df)*np.sqrt(variance)
 
 # %% ../../nbs/api/stats/02_class_metrics.ipynb #a062fdb7
 def per_unit(

@@ -11,8 +11,8 @@ from scipy import stats
 from .intervals import drawn_together
 from .class_metrics import times_drawn
 from .table import REFERENCE
-from .chance import (both_chances, halves_of_seeds, holm_among, p_of, scaled_to_all, seed_variance,
-                                 smallest_told)
+from .chance import (both_chances, halves_of_seeds, holm_among, two_sided_p, scaled_to_all, seed_variance,
+                                 smallest_detectable)
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #512ebc26
 _CLOSE = 1e-9 # accuracies that are equal may differ by rounding, and otherwise on each processor
@@ -59,7 +59,7 @@ def at_reference(
     return at_place(shifted, place), beyond
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #22b48690
-def _numbered(units, correct):
+def _numbered_units(units, correct): # dict set -> (n,) numbers; list of arrays; (n_units,)
     "For each set the numbers of its images' units, and its different units; the group that each unit is drawn in"
     numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
     return numbers, [np.unique(of_set) for of_set in numbers.values()], groups
@@ -72,7 +72,7 @@ def _times_drawn(groups, size, rng): # (size, n_units)
 def _lacks_a_set(times, sets): # (size,) bool
     return np.min([times[:, units].sum(1) for units in sets], 0) == 0
 
-def _weighed(correct, numbers, times): # set name -> (size, m)
+def _weighted_accuracies(correct, numbers, times): # set name -> (size, m)
     "Accuracies with weights for units"
     out = {}
     for s, c in correct.items():
@@ -89,11 +89,11 @@ def resampled(
     "Accuracy of each classifier in each bootstrap resample; classifiers share the resamples"
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
-    numbers, sets, groups = _numbered(units, correct)
+    numbers, sets, groups = _numbered_units(units, correct)
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
         times = _times_drawn(groups, size, rng)
         while (lacks := _lacks_a_set(times, sets)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
-        for s, a in _weighed(correct, numbers, times).items(): out[s].append(a)
+        for s, a in _weighted_accuracies(correct, numbers, times).items(): out[s].append(a)
     return {s: np.concatenate(a) for s, a in out.items()}
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #4ffff6b3
@@ -105,14 +105,14 @@ def judged_by_halves(
 ):                # (m-k,); NaN where a set has one unit, so that no half can judge it
     "Accuracy under shift above the curve, at places that the other half of the images chooses"
     rng = rng or np.random.default_rng(0)
-    numbers, sets, groups = _numbered(units, correct)
+    numbers, sets, groups = _numbered_units(units, correct)
     if min(map(len, sets)) < 2: return np.full(len(correct[REFERENCE])-k, np.nan)
     # splits of the units, in which each set has some in either half
     half = np.zeros((n_splits, len(groups)), bool)
     while (lacks := _lacks_a_set(half, sets) | _lacks_a_set(~half, sets)).any():
         half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
-    one = _sides(_weighed(correct, numbers, half.astype(float)))
-    other = _sides(_weighed(correct, numbers, (~half).astype(float)))
+    one = _reference_and_shifted(_weighted_accuracies(correct, numbers, half.astype(float)))
+    other = _reference_and_shifted(_weighted_accuracies(correct, numbers, (~half).astype(float)))
     # the accuracies of either half, on the reference and under shift, choose a place on the curve for the other
     def judge(chooses, judges):
         (reference, shifted), (_, judged) = chooses, judges
@@ -120,7 +120,7 @@ def judged_by_halves(
         return judged[:, k:]-at_place(judged[:, None, :k], place)
     return np.mean([judge(one, other), judge(other, one)], (0, 1))
 
-def _sides(accuracies): # set name -> (…)
+def _reference_and_shifted(accuracies): # set name -> (…)
     "Accuracy on the reference, and mean accuracy under shift"
     shifts = [a for s, a in accuracies.items() if s != REFERENCE]
     return accuracies[REFERENCE], np.mean(shifts, 0)
@@ -141,28 +141,30 @@ def matched_gains(
     "Gains of methods over a curve: under shift at equal reference accuracy, and point against point"
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
-    correct = _stacked(methods, curve, names)
+    correct = _curve_and_methods(methods, curve, names)
     # the numbers themselves
-    reference, shifted = (a[0] for a in _sides(_once(correct)))
-    curve_reference, curve_shifted, reference, shifted = reference[:k], shifted[:k], reference[k:], shifted[k:]
-    def numbers(accuracies): return _numbers(accuracies, k, chosen, curve_reference.argmax())
-    def once(m, c): return numbers(_once(_stacked(m, c, names)))[:, 0]
-    _, ahead, lead = once(methods, curve)
+    all_reference, all_shifted = (a[0] for a in _reference_and_shifted(_on_all_images(correct)))
+    curve_reference, reference = all_reference[:k], all_reference[k:]
+    curve_shifted, shifted = all_shifted[:k], all_shifted[k:]
+    def gain_ahead_lead(accuracies): return _gain_ahead_lead(accuracies, k, chosen, curve_reference.argmax())
+    def on_all_images(methods, curve): # (3, n_methods)
+        return gain_ahead_lead(_on_all_images(_curve_and_methods(methods, curve, names)))[:, 0]
+    _, ahead, lead = on_all_images(methods, curve)
     _, beyond = place_on(curve_reference, curve_shifted, reference)
     gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
     # their variance over images and over seeds
-    images = numbers(resampled(correct, units, n_resamples, rng)).var(1, ddof=1)
-    means = [once(*each) for each in without]
-    seeds = seed_variance(means) if means else np.full(images.shape, np.nan)
-    _, sets, _ = _numbered(units, correct)
-    error, df = both_chances(images, seeds, min(map(len, sets)), len(means))
+    over_images = gain_ahead_lead(resampled(correct, units, n_resamples, rng)).var(1, ddof=1)
+    without_a_seed = [on_all_images(*each) for each in without]
+    over_seeds = seed_variance(without_a_seed) if without else np.full(over_images.shape, np.nan)
+    _, units_of_sets, _ = _numbered_units(units, correct)
+    error, df = both_chances(over_images, over_seeds, min(map(len, units_of_sets)), len(without))
     of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
     # only what is known over seeds has a p
-    alone, tests = np.isnan(seeds[1]), family or len(methods)
+    alone, tests = np.isnan(over_seeds[1]), family or len(methods)
     chances = error[1], df[1] # of the head-to-head
-    p = np.where(alone, np.nan, p_of(ahead, *chances))
-    smallest = np.where(alone, np.nan, smallest_told(*chances, tests))
-    gain_p = np.where(alone, np.nan, p_of(gain, error[0], df[0]))
+    p = np.where(alone, np.nan, two_sided_p(ahead, *chances))
+    smallest = np.where(alone, np.nan, smallest_detectable(*chances, tests))
+    gain_p = np.where(alone, np.nan, two_sided_p(gain, error[0], df[0]))
     table = dict(method=names, reference=reference, shifted=shifted)
     table |= dict(gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain)
     table |= dict(beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead)
@@ -171,7 +173,7 @@ def matched_gains(
     return pd.DataFrame(table | dict(over=np.where(alone, 'images', 'images and seeds')))
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #68058171
-def _stacked(methods, curve, names): # set name -> (k+n, n_images); NaN where a method lacks
+def _curve_and_methods(methods, curve, names): # set name -> (k+n, n_images); NaN where a method lacks
     "The points of a curve, and the methods"
     out = {}
     for s, c in curve.items():
@@ -180,13 +182,13 @@ def _stacked(methods, curve, names): # set name -> (k+n, n_images); NaN where a 
         out[s] = np.vstack([c, *rows])
     return out
 
-def _once(correct): # set name -> (1, m)
+def _on_all_images(correct): # set name -> (1, m)
     "Accuracies on all images, as one resample"
     return {s: c.mean(1)[None] for s, c in correct.items()}
 
-def _numbers(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
+def _gain_ahead_lead(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
     "Gain of all classifiers after the curve, lead over its chosen point, and lead on the reference over its top one"
-    reference, shifted = _sides(accuracies)
+    reference, shifted = _reference_and_shifted(accuracies)
     value, _ = at_reference(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
     both = (reference+shifted)/2
     ahead = both[:, k:]-both[:, [chosen]]
@@ -204,8 +206,8 @@ def against_itself(
     def split(half, other):
         curve = {s: mean(other, s) for s in seeds[0]}
         point = {s: mean(half, s)[chosen] for s in seeds[0]}
-        both, k = _stacked(dict(half=point), curve, ['half']), len(curve[REFERENCE])
-        _, ahead, _ = _numbers(_once(both), k, chosen, 0)
+        both, k = _curve_and_methods(dict(half=point), curve, ['half']), len(curve[REFERENCE])
+        _, ahead, _ = _gain_ahead_lead(_on_all_images(both), k, chosen, 0)
         return judged_by_halves(both, k, units, 10)[0], ahead[0, 0]
     n = len(seeds)
     gains, ahead = np.transpose([split(*s) for s in halves_of_seeds(n)])

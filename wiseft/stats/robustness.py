@@ -148,7 +148,7 @@ def robustness(
     rows, name = [], reference_set(table)
     for r in table[table.role=='shift'].itertuples():
         # above the baseline, and why there is no such number
-        reference, fit = _baseline(values, r, name, baselines, source)
+        reference, fit = _reference_and_baseline(values, r, name, baselines, source)
         rho, note = np.nan, ''
         if np.isnan(reference): note = 'no accuracy on the reference'
         elif fit is None: note = 'no baseline for this set'
@@ -168,7 +168,7 @@ def robustness(
 def _row_key(r): # a missing α is equal to another
     return r.classifier, r.tuning, r.method, None if pd.isna(r.alpha) else r.alpha
 
-def _baseline(values, r, name, baselines, source): # name: the reference's
+def _reference_and_baseline(values, r, name, baselines, source): # name: the reference's
     "Reference accuracy of a row, and its baseline"
     key = _row_key(r)
     all_classes = values.get((*key, name), np.nan)

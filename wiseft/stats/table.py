@@ -148,7 +148,7 @@ class _Wide(pd.DataFrame):
     def __repr__(self): return self.to_string()
 
 # %% ../../nbs/api/stats/04_table.ipynb #579161d1
-def _by_set(table, cells):
+def _methods_by_set(table, cells): # table of cells
     "A cell of each row of a table, with methods in rows and sets in columns"
     check_single(table)
     table = table.assign(cell=cells).reset_index(drop=True)
@@ -163,15 +163,15 @@ def _by_set(table, cells):
     def column(d): return table[table.dataset==d].set_index(keys).cell.reindex(index)
     return pd.DataFrame({d: column(d) for d in dataset_order(table)}, index=index)
 
-def _scale(table): # of one metric: what its values are multiplied by, and digits
+def _scale_and_digits(table): # of one metric: what its values are multiplied by, and digits
     return (1, 3) if table.metric.isin(UNBOUNDED).any() else (100, 1)
 
 def wide(
     table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
 ) -> pd.DataFrame: # index classifier, tuning (if any is named), method, alpha; a column per set
     "The table for people: methods in rows, sets in columns, in percent (NLL and the like as they are)"
-    scale, digits = _scale(table)
-    return _Wide(_by_set(table, scale*table.value).round(digits))
+    scale, digits = _scale_and_digits(table)
+    return _Wide(_methods_by_set(table, scale*table.value).round(digits))
 
 # %% ../../nbs/api/stats/04_table.ipynb #c9dd8f6b
 class Markdown(str):
@@ -182,11 +182,11 @@ def compact(
     table:pd.DataFrame, # one metric and split
 ) -> Markdown:
     "Methods in rows, sets in columns, in percent with 95 % intervals"
-    scale, digits = _scale(table)
+    scale, digits = _scale_and_digits(table)
     def cell(row):
         value, low, high = (f'{scale*v:.{digits}f}' for v in (row.value, row.low, row.high))
         return value if pd.isna(row.low) else f'{value} ({low}–{high})'
-    t = _by_set(table, [cell(row) for row in table.itertuples()])
+    t = _methods_by_set(table, [cell(row) for row in table.itertuples()])
     n, n_sets = table.groupby('dataset').n.max(), t.shape[1]
     t.columns = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in t]
     t = t.fillna('').reset_index()

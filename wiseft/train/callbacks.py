@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERIOD', 'BUSY', 'EVERY', 'FreezeBatchNorm', 'ProgressLines', 'core_wait', 'BusyCores', 'ClipGradients', 'Watch',
-           'accuracy_now', 'LrFactors', 'LossOnDevice', 'Progress', 'FetchLosses']
+           'validation_accuracy', 'LrFactors', 'LossOnDevice', 'Progress', 'FetchLosses']
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #24cd2759
 import math, sys, torch
@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from torch import nn
 from ..base.text import option, warn_user
-from ..base.distributed import of_all, rank
+from ..base.distributed import from_all_processes, rank
 from ..base.progress import PAUSE, SAID, duration
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #ad0cfd2e
@@ -148,8 +148,8 @@ class Watch(Callback):
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #91a0e1ed
 @torch.no_grad()
-def accuracy_now(learn:Learner):
-    "Accuracy on the validation images with the weights as they are"
+def validation_accuracy(learn:Learner):
+    "Accuracy on the validation images with the present weights; 0 for captions, which have no labels"
     learn.model.eval()
     device, right, n = next(learn.model.parameters()).device, 0, 0
     for x, y in learn.dls.valid:
@@ -159,7 +159,7 @@ def accuracy_now(learn:Learner):
         y = y.as_subclass(torch.Tensor).to(device)[:own]
         right = right + (pred[:own].argmax(1) == y).sum()
         n += len(y)
-    counts = of_all((int(right), n))
+    counts = from_all_processes((int(right), n))
     return sum(right for right, _ in counts)/sum(n for _, n in counts)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #3f5f1cd6

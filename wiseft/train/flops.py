@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 from ..models.clip import text_features, token_table
-from ..models.pooled import all_places
+from ..models.pooled import without_pooling_shortcut
 from ..models.classifier import ImageClassifier
 from .losses import Constraint, Teacher
 
@@ -72,7 +72,7 @@ def passes(
 def operations(classifier:ImageClassifier) -> tuple: # (of an image, of a text), floating-point operations
     "Operations of a forward pass through each tower, as open_clip makes it: every place of the last layer"
     classifier = deepcopy(classifier)
-    all_places(classifier.clip.model.visual)
+    without_pooling_shortcut(classifier.clip.model.visual)
     clip, device = classifier.clip, classifier.device
     x = torch.zeros(1, 3, *clip.image_size, device=device)
     def counted(f, given): # attention product by product: of its short cuts PyTorch counts nothing

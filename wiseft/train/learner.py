@@ -33,9 +33,9 @@ from torch import nn
 from ..base.registry import Method, as_method
 from ..base.text import OTHER_NAMES, option, our_names, python_or_shell
 from ..base.devices import eval_mode, fitting_precision, memory_advice, release_memory
-from ..base.distributed import distributed, gathered, n_processes, of_all, rank
+from ..base.distributed import distributed, gathered, n_processes, from_all_processes, rank
 from ..base.files import is_out_of_memory
-from ..base.progress import duration, is_told, is_watched, say_once, say_place
+from ..base.progress import duration, reports_progress, has_visible_bar, say_once, say_device
 from ..data.copies import keep_training_thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
 from ..models.cost import pass_seconds
@@ -43,12 +43,12 @@ from ..models.tower import as_clip
 from ..models.vision import blank_classifier
 from ..infer.inference import reuse_memory
 from .loaders import (ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders,
-                                  first_batch, in_order, is_captions)
+                                  first_batch, unaugmented_batches, is_captions)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
 from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, LrFactors,
-                                    Progress, ProgressLines, Watch, accuracy_now)
-from .trainable import (choose_weights, parameter_groups, parametrized, plain_weights, rate_factors,
-                                    what_trains)
+                                    Progress, ProgressLines, Watch, validation_accuracy)
+from .trainable import (choose_weights, parameter_groups, parametrized, plain_weights, lr_factor_per_weight,
+                                    parse_train)
 from .resume import Checkpoint, checkpoint_file
 from .record import run_circumstances, run_recipe, validation_metrics
 
@@ -94,19 +94,19 @@ def finetune(
                              constraint=constraint, accumulate=accumulate, **kwargs)
         if epochs is None: epochs = max(10, math.ceil(500/len(learn.dls.train)))
         try:
-            say_place(learn.student.device, learn.recipe['precision'], progress)
+            say_device(learn.student.device, learn.recipe['precision'], progress)
             goes_on = resume and checkpoint_dir and checkpoint_file(checkpoint_dir).exists()
-            if train != 'head' and not goes_on: _say_how_long(learn, epochs, progress)
+            if train != 'head' and not goes_on: _say_expected_duration(learn, epochs, progress)
             learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
             finetuned = learn.classifier.eval()
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
-    if kwargs.get('grad_checkpointing'): _towers(finetuned).set_grad_checkpointing(False)
+    if kwargs.get('grad_checkpointing'): _trained_towers(finetuned).set_grad_checkpointing(False)
     return finetuned
 
-def _say_how_long(learn, epochs, progress): # a training step takes as long as three forward passes
-    if not is_told(progress): return
-    with eval_mode(learn.given): each = pass_seconds(learn.given, learn.recipe['precision'])
-    seconds = 3*epochs*learn.image_dls.train.n*each/n_processes()
+def _say_expected_duration(learn, epochs, progress): # a training step takes as long as three forward passes
+    if not reports_progress(progress): return
+    with eval_mode(learn.given): per_image = pass_seconds(learn.given, learn.recipe['precision'])
+    seconds = 3*epochs*learn.image_dls.train.n*per_image/n_processes()
     if seconds > 60: say_once(f'training will take about {duration(seconds)}')
 
 def _number(lr): # one given as text is read before any image is
@@ -174,12 +174,12 @@ def clip_learner(
     `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
     """
     check_classifier(classifier, 'clip_learner(classifier, dls)', trains=True)
-    if not isinstance(dls, DataLoaders): dls = clip_dataloaders(dls, classifier, progress=progress)
+    image_dls = dls if isinstance(dls, DataLoaders) else clip_dataloaders(dls, classifier, progress=progress)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
-    train = what_trains(train)
-    if loss: loss = as_method(loss, 'loss')
-    if constraint: constraint = as_method(constraint, 'constraint')
-    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
+    train = parse_train(train)
+    loss_method = as_method(loss, 'loss') if loss else None
+    constraint_method = as_method(constraint, 'constraint') if constraint else None
+    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss_method, constraint_method) if m) else .1
     precision = fitting_precision(precision, classifier.device)
     recipe = dict(train=train if isinstance(train, str) else method_recipe(train), wd=wd,
                   label_smoothing=label_smoothing, clip_norm=clip_norm)
@@ -188,56 +188,60 @@ def clip_learner(
     recipe |= dict(precision=precision, train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
-    captioned = is_captions(check_dataloaders(dls, classifier))
-    check_settings(dls, classifier, recipe, loss, loss_func, captioned)
+    first_labels = check_dataloaders(image_dls, classifier)
+    captioned = is_captions(first_labels)
+    check_settings(image_dls, classifier, recipe, loss_method, loss_func, captioned)
+    # methods with what their `prepare` computed
+    prepared_loss = loss_method.with_prepared(classifier) if loss_method else None
+    prepared_constraint = constraint_method.with_prepared(classifier) if constraint_method else None
+    trains_text = loss_method is not None and loss_method.trains_text
     # the copy that trains, on images or, if the head alone trains, on features
-    if loss: loss = loss.completed(classifier)
-    if constraint: constraint = constraint.completed(classifier)
-    if loss and loss.trains_text: classifier = classifier.with_text()
-    model = _training_copy(classifier, train, loss, constraint, grad_checkpointing)
-    factors = rate_factors(model, **lr_factors) if lr_factors else None
-    image_dls = dls
-    if train == 'head': dls, model = feature_dataloaders(image_dls, model), HeadOnFeatures(model)
-    # cross-entropy, whose place a method's `loss` takes by a callback; captions have no labels
-    weights = weights_of_classes(class_weights, dls, classifier)
-    if captioned: loss_func = _no_labels
-    elif loss_func is None: loss_func = CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
-    no_labels = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
-    callbacks = _callbacks(recipe, factors, loss, constraint)
-    settings = dict(metrics=[] if no_labels else accuracy, opt_func=adamw, lr=usual_lr(classifier), path='.',
+    initial = classifier.with_text() if trains_text else classifier
+    training_copy = _training_copy(initial, train, prepared_loss, prepared_constraint, grad_checkpointing)
+    factors = lr_factor_per_weight(training_copy, **lr_factors) if lr_factors else None
+    if train == 'head': dls, model = feature_dataloaders(image_dls, training_copy), HeadOnFeatures(training_copy)
+    else: dls, model = image_dls, training_copy
+    # cross-entropy, whose place a method's loss takes by a callback; captions have no labels
+    weights = weights_of_classes(class_weights, dls, initial)
+    if captioned: used_loss_func = _no_labels
+    elif loss_func is not None: used_loss_func = loss_func
+    else: used_loss_func = CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
+    validates_captions = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
+    callbacks = _callbacks(recipe, factors, prepared_loss, prepared_constraint)
+    settings = dict(metrics=[] if validates_captions else accuracy, opt_func=adamw, lr=usual_lr(initial), path='.',
                     splitter=partial(parameter_groups, factors=factors))
-    learn = ClipLearner(dls, model, loss_func=loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
+    learn = ClipLearner(dls, model, loss_func=used_loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
                         **settings | kwargs)
-    learn.image_dls, learn.given = image_dls, classifier
+    learn.image_dls, learn.given = image_dls, initial
     learn.accumulate, learn.bf16 = accumulate, precision == 'bf16'
-    is_mean = isinstance(loss_func, CrossEntropyLossFlat)
-    learn.can_split = is_mean and not (train_batchnorm or loss and loss.trains_text)
-    if loss: recipe['loss'] = method_recipe(loss)
-    if constraint: recipe['pull'] = method_recipe(constraint) # as recipes of earlier versions call it
+    is_mean = isinstance(used_loss_func, CrossEntropyLossFlat)
+    learn.can_split = is_mean and not (train_batchnorm or trains_text)
+    if prepared_loss: recipe['loss'] = method_recipe(prepared_loss)
+    if prepared_constraint: recipe['pull'] = method_recipe(prepared_constraint) # as earlier versions call it
     learn.recipe = recipe
     learn.recorder.smooth_loss = LossOnDevice()
     _show_progress(learn, progress)
     return learn
 
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
-def _callbacks(recipe, factors, loss, constraint):
+def _callbacks(recipe, factors, loss, constraint): # list of fastai callbacks
     "The paper's loop, what may go wrong, and what methods add"
-    found = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
-    if recipe['precision'] == 'fp16': found.append(MixedPrecision()) # on GPUs without bfloat16
-    if not recipe['train_batchnorm']: found.append(FreezeBatchNorm()) # both ends of an average share the statistics
-    if loss: found.append(Loss(loss)) # named terms in place of cross-entropy
-    if loss and loss.trains_text: found.append(HeadFromText()) # the head follows from the text tower
-    if loss and loss.teacher: found.append(Teacher(loss.teacher)) # a moving average that the loss learns from
-    if constraint: found.append(Constraint(constraint)) # after each step of the optimizer
-    if factors: found.append(LrFactors(factors)) # under any schedule
-    return found
+    callbacks = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
+    if recipe['precision'] == 'fp16': callbacks.append(MixedPrecision()) # on GPUs without bfloat16
+    if not recipe['train_batchnorm']: callbacks.append(FreezeBatchNorm()) # both ends of an average share statistics
+    if loss: callbacks.append(Loss(loss)) # named terms in place of cross-entropy
+    if loss and loss.trains_text: callbacks.append(HeadFromText()) # the head follows from the text tower
+    if loss and loss.teacher: callbacks.append(Teacher(loss.teacher)) # a moving average that the loss learns from
+    if constraint: callbacks.append(Constraint(constraint)) # after each step of the optimizer
+    if factors: callbacks.append(LrFactors(factors)) # under any schedule
+    return callbacks
 
 def _show_progress(learn, progress): # bars if somebody watches, lines if not, or nothing
     learn.remove_cb(ProgressCallback)
     shares_cores = learn.student.device.type == 'cpu' and torch.get_num_threads() > 1
-    if is_told(progress) and shares_cores: learn.add_cb(BusyCores())
-    if not is_told(progress): learn.logger = noop
-    elif is_watched(): learn.add_cb(Progress())
+    if reports_progress(progress) and shares_cores: learn.add_cb(BusyCores())
+    if not reports_progress(progress): learn.logger = noop
+    elif has_visible_bar(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
@@ -258,14 +262,14 @@ def weights_of_classes(
             f"class_weights is {weights!r}. Expected 'balanced', or one number per class.")
         source, n_classes = getattr(dls.train, 'source', None), len(classifier.classnames)
         if source: labels = getattr(source, 'images', source).labels
-        else: labels = torch.cat([y.flatten().cpu() for _, y in in_order(dls, dls.train)])
+        else: labels = torch.cat([y.flatten().cpu() for _, y in unaugmented_batches(dls, dls.train)])
         counts = torch.bincount(torch.as_tensor(labels), minlength=n_classes).clamp(min=1)
         weights = len(labels)/(n_classes*counts)
     return torch.as_tensor(weights, dtype=torch.float32, device=classifier.device)
 
 # %% ../../nbs/api/train/07_learner.ipynb #27ba421d
-def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
-    "A copy of the classifier whose chosen weights train"
+def _training_copy(classifier, train, loss, constraint, grad_checkpointing): # `ImageClassifier`
+    "A copy of the classifier whose chosen weights require gradients"
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
@@ -278,12 +282,12 @@ def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
     prepared = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
-    _towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
+    _trained_towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
     if not any(getattr(m, 'grad_checkpointing', False) for m in model.visual.modules()): raise ValueError(
         f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate.')
     return model
 
-def _towers(classifier): # the image tower, or both where the text tower trains, too
+def _trained_towers(classifier): # module: the image tower, or both where the text tower trains, too
     return classifier.clip.model if classifier.head_from_text else classifier.visual
 
 class HeadOnFeatures(nn.Module):
@@ -324,7 +328,7 @@ class ClipLearner(Learner):
 
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, **kwargs):
         is_lr_find = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
-        if self.initial_accuracy is None and not is_lr_find: self.initial_accuracy = accuracy_now(self)
+        if self.initial_accuracy is None and not is_lr_find: self.initial_accuracy = validation_accuracy(self)
         self.stop_reason = None
         self.wrapped, self.no_sync = distributed(self.model)
         with ExitStack() as stack:
@@ -407,7 +411,7 @@ def _do_one_batch(self:ClipLearner):
         self.pred = self.pred.float()
         return
     own = getattr(self.dl, 'own', None)
-    counts = [find_bs(self.yb)] if own is None else of_all(own) # images of each process
+    counts = [find_bs(self.yb)] if own is None else from_all_processes(own) # images of each process
     if not self.training: return self.compute(self.model, counts)
     one_process = n_processes() == 1
     mixes_labels = any(isinstance(cb, MixHandler) for cb in self.cbs)
@@ -441,7 +445,7 @@ def compute(self:ClipLearner, model:nn.Module, counts:list):
         self('after_loss')
 
 @patch
-def weight_of(self:ClipLearner, y:torch.Tensor):
+def weight_of(self:ClipLearner, y:torch.Tensor): # number, or scalar tensor
     "Weight of images with these labels in the mean of the loss: their number, or the sum of the weights of classes"
     loss = getattr(self.loss_func, 'func', self.loss_func) # within fastai's
     weighted = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SMALL', 'Normalized', 'crop_box', 'resized_crop', 'PixelSource', 'ClipDL', 'OneImage', 'Items', 'OpenImage',
            'clip_dataloaders', 'Numbered', 'captioned_images', 'is_captions', 'FeatureSource', 'first_batch',
-           'in_order', 'feature_dataloaders', 'check_dataloaders']
+           'unaugmented_batches', 'feature_dataloaders', 'check_dataloaders']
 
 # %% ../../nbs/api/train/01_loaders.ipynb #a93e2318
 import math, os, torch
@@ -33,7 +33,7 @@ from ..base.distributed import n_processes, share
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
 from ..data.decoding import UnreadableImage, open_image
-from ..data.transforms import OwnTransform, in_halves
+from ..data.transforms import OwnTransform, two_step_transform
 from ..data.pixels import Pixels, ShortSide, check_skipped, decoding_workers
 from ..data.labels import read_image_table
 from ..data.objects import image_set
@@ -53,7 +53,8 @@ class Normalized(Transform):
     order = 99
     def __init__(self, clip): self.clip = clip
     def encodes(self, x:TensorImage):
-        return TensorImage(in_halves(self.clip.transform).normalize(x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)))
+        pixels = x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)
+        return TensorImage(two_step_transform(self.clip.transform).normalize(pixels))
     def decodes(self, x:TensorImage):
         mean, std = (t.to(x.device).view(3, 1, 1) for t in _mean_std(self.clip))
         return (255*(x*std + mean)).round().clamp(0, 255).long()
@@ -102,11 +103,11 @@ class PixelSource:
     def __init__(self, images:ImageSet, clip, crop_scale:tuple=None, progress:bool=True, tokens:torch.Tensor=None,
                  workers:int=None):
         self.images, self.progress = images, progress
-        self.crop_scale = None if isinstance(in_halves(clip.transform), OwnTransform) else crop_scale
+        self.crop_scale = None if isinstance(two_step_transform(clip.transform), OwnTransform) else crop_scale
         self.tokens, self.workers = tokens, workers # processes that read; None: some, where there is reason
         self.size = clip.image_size
         self.skipped, self.decoded = {}, set()
-        self.for_evaluation = self.for_crops = Pixels(images, in_halves(clip.transform))
+        self.for_evaluation = self.for_crops = Pixels(images, two_step_transform(clip.transform))
         if self.crop_scale: self.for_crops = Pixels(images, ShortSide(math.ceil(max(self.size)/crop_scale[0])))
 
     @property
@@ -223,7 +224,7 @@ class Items(Sequence):
 class OpenImage(Transform):
     "An image of a set, a file or a PIL image as the CLIP's evaluation transform sees it"
     input_types = OneImage, Path, str, Image.Image
-    def __init__(self, clip): self.take = in_halves(clip.transform)
+    def __init__(self, clip): self.take = two_step_transform(clip.transform)
     def encodes(self, o:OneImage|Path|str|Image.Image):
         if isinstance(o, OneImage): o = o.images.open(o.i)
         im = o if isinstance(o, Image.Image) else open_image(o)
@@ -246,16 +247,7 @@ def clip_dataloaders(
     "fastai `DataLoaders` with this CLIP's size and normalization"
     classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
     if captions: sets = _captioned_sets(source, validation, captions)
-    else:
-        if not isinstance(source, ImageSet):
-            suite = Suite.of(source, classnames)
-            source, validation = suite.train, validation or suite.validation
-            if source is None: raise ValueError(f'{suite.name!r} has no training images.')
-        if validation is None: source, validation = source.split((.1,))
-        validation = image_set(validation, classnames)
-        check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
-                           'image_folder(path, classnames=…) fixes names and order.')
-        sets = source, validation
+    else: sets = _labeled_sets(source, validation, classnames)
     if any(images.transformed for images in sets): raise TypeError(
         'Training transforms images itself, and a DataLoader has transformed them already. Give its dataset without '
         'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10), '
@@ -276,6 +268,19 @@ def clip_dataloaders(
         data, transforms = Datasets(tls=[opened, labels]), dict(after_item=ToTensor(), after_batch=Normalized(clip))
         loaders.append(ClipDL(data, pixels, seed, bs=batch_size, shuffle=shuffle, num_workers=0, **transforms))
     return DataLoaders(*loaders, device=clip.device)
+
+def _labeled_sets(source, validation, classnames): # two `ImageSet`s
+    "Images to train on and to watch; by default the suite's own or a tenth of the images is watched"
+    if isinstance(source, ImageSet): training, watched = source, validation
+    else:
+        suite = Suite.of(source, classnames)
+        training, watched = suite.train, validation or suite.validation
+        if training is None: raise ValueError(f'{suite.name!r} has no training images.')
+    if watched is None: training, watched = training.split((.1,))
+    watched = image_set(watched, classnames)
+    check_same_classes(training.classnames, watched.classnames, 'training images', 'validation images',
+                       'image_folder(path, classnames=…) fixes names and order.')
+    return training, watched
 
 # %% ../../nbs/api/train/01_loaders.ipynb #83708347
 class Numbered(Transform):
@@ -300,7 +305,7 @@ def captioned_images(
     return ImageSet(Path(table).stem, paths, labels, list(captions), root=Path(folder))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #07ec77dd
-def _captioned_sets(folder, validation, table):
+def _captioned_sets(folder, validation, table): # two `ImageSet`s
     "Pairs to train on and to watch; by default a tenth of the images is watched"
     pairs = captioned_images(table, folder)
     if validation is not None: return pairs, validation
@@ -327,7 +332,7 @@ class FeatureSource:
 # %% ../../nbs/api/train/01_loaders.ipynb #42fd7893
 def first_batch(dl): return dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl)) # fastai's or PyTorch's
 
-def in_order(
+def unaugmented_batches(
     dls:DataLoaders, dl, # one of them
 ): # batches of all its images; PyTorch's as they are
     "The images of a loader, without augmentation if fastai made it"
@@ -347,7 +352,7 @@ def feature_dataloaders(
             for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
             source = FeatureSource(cached.features, cached.labels)
         else:
-            for x, y in in_order(dls, dl):
+            for x, y in unaugmented_batches(dls, dl):
                 with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
                 features.append(f.cpu())
                 labels.append(torch.as_tensor(y).long().cpu())
@@ -374,7 +379,8 @@ def check_dataloaders(
     if shape != size: raise ValueError(
         f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or '
         f'item_tfms=Resize({size[1]}).')
-    if isinstance(in_halves(classifier.clip.transform), OwnTransform): return y # its normalization is not known
+    has_own_transform = isinstance(two_step_transform(classifier.clip.transform), OwnTransform)
+    if has_own_transform: return y # its normalization is not known
     stated = [_check_normalization(dl, classifier.clip) for dl in dls]
     wrong = '' if stated[0] else classifier.clip.transform.wrong_range(x.as_subclass(torch.Tensor))
     if wrong: raise ValueError(wrong)

@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..base.text import BadFile, option, why_failed
 from ..base.files import atomic_path, existing_file, tidy
-from ..base.distributed import of_all, rank
+from ..base.distributed import from_all_processes, rank
 from ..weights.safetensors_io import write_tensors
 from .loaders import ClipDL
 
@@ -61,19 +61,19 @@ class Checkpoint(Callback):
 
     def before_fit(self): # after those of callbacks that keep something
         self.learn.train_iter = self.done
-        for name, cb in _keepers(self.learn).items():
-            if self.done: cb.restore(_part(self.saved, f'{name}.'))
+        for name, cb in _callbacks_with_state(self.learn).items():
+            if self.done: cb.restore(_tensors_under(self.saved, f'{name}.'))
     def before_epoch(self):
         if self.epoch < self.done//len(self.loader): raise CancelEpochException # it is done
     def before_train(self):
         self.loader.epoch = self.epochs_before + self.epoch
         if self.train_iter > self.done: return
         self.loader.first_batch = self.done%len(self.loader)
-        if self.saved: _set_noise(self.saved, self.learn.student.device)
+        if self.saved: _restore_noise(self.saved, self.learn.student.device)
         self.saved = {} # all is restored
 
     def after_batch(self):
-        stop = any(of_all(self.terminated)) # all processes stop after the same step
+        stop = any(from_all_processes(self.terminated)) # all processes stop after the same step
         at_step = self.training and self.steps and self.train_iter%self.steps == 0
         if at_step or stop and self.train_iter > self.done: self.save()
         if stop: self.stop()
@@ -104,7 +104,7 @@ def stoppable(self:Checkpoint):
 def _generator(device): # arguments of PyTorch's functions for the random generator; MPS has one device
     return () if device.type == 'mps' else (device,)
 
-def _set_noise(state, device):
+def _restore_noise(state, device):
     "Restore PyTorch's random generators"
     torch.set_rng_state(state['noise.cpu'])
     there = state.get(f'noise.{device.type}') # not where the training was on another kind of device
@@ -112,9 +112,9 @@ def _set_noise(state, device):
         torch.get_device_module(device).set_rng_state(there, *_generator(device))
 
 # %% ../../nbs/api/train/05_resume.ipynb #6dc35ea5
-def _part(tensors, start): return {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}
+def _tensors_under(tensors, start): return {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}
 
-def _keepers(learn):
+def _callbacks_with_state(learn): # dict
     "Callbacks with state, by their name in the checkpoint"
     keepers = [cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept')]
     return {f'kept.{i}': cb for i,cb in enumerate(keepers)}
@@ -127,9 +127,9 @@ def save(self:Checkpoint):
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         for k,v in learn.opt.opt.state[p].items(): tensors[f'optimizer.{i}.{k}'] = v
-    for name,keeper in _keepers(learn).items():
+    for name,keeper in _callbacks_with_state(learn).items():
         for k,v in keeper.kept().items(): tensors[f'{name}.{k}'] = v
-    if spoilt := _spoilt(tensors): # a step of finite loss and gradient can go beyond what a float holds
+    if spoilt := _first_not_finite(tensors): # a step of finite loss and gradient can go beyond what a float holds
         learn.stop_reason = (
             f'Training stopped after step {learn.train_iter}: NaN or infinite numbers in {spoilt}. They are in no '
             f'checkpoint: one that was in {self.file.parent} before is still there. Start again with a learning rate '
@@ -165,10 +165,10 @@ def read_training(file:str|Path): # (name → tensor, dict of where the training
         if wrong: raise ValueError(f'The value of {wrong[0]} is of another kind.')
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
         raise BadFile(f'{file} is not a complete training checkpoint ({why_failed(e)}). {again}') from e
-    if spoilt := _spoilt(tensors): raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt}. {again}')
+    if spoilt := _first_not_finite(tensors): raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt}. {again}')
     return tensors, position
 
-def _spoilt(tensors):
+def _first_not_finite(tensors): # text, or None
     "Name of the first tensor that is not finite"
     return next((k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
@@ -183,9 +183,9 @@ def load(self:Checkpoint, learn:Learner):
         f'{now.get(differ[0])!r}. Call it as before, or choose another '
         f'{option("checkpoint_dir", flag="--checkpoints")}.')
     try:
-        learn.model.load_state_dict(_part(self.saved, 'model.'))
+        learn.model.load_state_dict(_tensors_under(self.saved, 'model.'))
         for i, p in enumerate(p for g in learn.opt.param_lists for p in g):
-            state = _part(self.saved, f'optimizer.{i}.')
+            state = _tensors_under(self.saved, f'optimizer.{i}.')
             for k, v in state.items(): state[k] = torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v)
             learn.opt.opt.state[p] = state
     except (RuntimeError, KeyError) as e: raise BadFile(

@@ -108,14 +108,14 @@ def _factors(state, config, file): # dict name of a module -> A, B, factor
         if len(pair) < 2 or len(pair['A']) != pair['B'].shape[1] or not len(pair['A']): raise BadFile(
             f'{file} has no two matrices that fit each other for {name!r}. Save it again.')
         rank = len(pair['A'])
-        its_rank = _setting_of(wrapped[name], config['rank_pattern'], config['r'])
+        its_rank = _number_for_module(wrapped[name], config['rank_pattern'], config['r'])
         if rank != its_rank: raise BadFile(
             f'{file}: the matrices of {name!r} have rank {rank}, and {ADAPTER} says {its_rank:g}. Save it again.')
-        alpha = _setting_of(wrapped[name], config['alpha_pattern'], config['lora_alpha'])
+        alpha = _number_for_module(wrapped[name], config['alpha_pattern'], config['lora_alpha'])
         pairs[name] = pair['A'], pair['B'], alpha/(rank**.5 if config.get('use_rslora') else rank)
     return pairs
 
-def _setting_of(module, pattern, default):
+def _number_for_module(module, pattern, default): # number
     "The number of the first name in `pattern` that the module's name ends with"
     return next((n for name, n in pattern.items() if f'.{module}'.endswith(f'.{name}')), default)
 
@@ -141,15 +141,11 @@ def write_adapter(
             continue
         if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
             f'{k!r} was trained and is not a matrix of a layer. An adapter holds such matrices and a head.')
-        u, s, v = torch.linalg.svd(end - begin, full_matrices=False)
-        rounded = torch.finfo(w.dtype).eps*end.norm() # of the weights; a gentle training hardly exceeds it
-        if s[rank:].any() and s[rank] > max(1e-4*s[0], rounded): raise ValueError(
+        rounding = torch.finfo(w.dtype).eps*end.norm() # a gentle training hardly exceeds it
+        factors = _low_rank_factors(end - begin, rank, rounding)
+        if factors is None: raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
-        # a small matrix has fewer singular values: nought fills the factors up
-        roots = s[:rank].sqrt()
-        more = (0, max(0, rank - len(s)))
-        b = pad(u[:, :rank]*roots, more).float()
-        a = pad(v[:rank].T*roots, more).float().T
+        b, a = factors
         name = re.sub(r'\.(in_proj_)?weight$', '', k)
         wrapped = re.sub(r'\.attn\.out_proj$', '.attn.base_layer.out_proj', name)
         if wrapped != name: b = b/2 # for peft will add it twice
@@ -164,3 +160,11 @@ def write_adapter(
         write_state_dict(state | head, tmp/_weights_file)
         (tmp/ADAPTER).write_text(json.dumps(config, indent=1), encoding='utf-8')
     return Path(folder)
+
+def _low_rank_factors(matrix, rank, rounding): # B (rows, rank) and A (rank, columns); None if the rank is higher
+    "Two factors of a matrix, by its singular values"
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    if s[rank:].any() and s[rank] > max(1e-4*s[0], rounding): return None
+    roots = s[:rank].sqrt()
+    missing = (0, max(0, rank - len(s))) # a small matrix has fewer singular values: zeros fill the factors up
+    return pad(u[:, :rank]*roots, missing).float(), pad(v[:rank].T*roots, missing).float().T

@@ -61,7 +61,7 @@ class WeightsFile:
     unread:list=field(default_factory=list)  # names of what lies beside the weights
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #2119c820
-def _saved(path, kind):
+def _read_contents(path, kind): # dict of tensors, `Stub`, or what else a pickle holds
     "Read the contents of a checkpoint; BadFile if that fails"
     try:
         if kind == 'safetensors': return TensorFile(path).read()
@@ -83,19 +83,12 @@ def read_checkpoint(
 ) -> WeightsFile:
     "Read weights from a file without running anything in it; BadFile says what to do if that fails"
     path, kind = Path(path), checkpoint_format(path)
-    saved, unread, modules = _saved(path, kind), [], {}
+    saved, unread = _read_contents(path, kind), []
     for k in _wraps:
         if isinstance(saved, dict) and isinstance(saved.get(k), (dict, Stub)):
             unread += [str(n) for n in saved if n != k]
             saved = saved[k]
-    state = saved
-    if type(saved) is Stub:
-        try: parts = dict(walk(saved))
-        except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
-        modules = {k: v for k, v in parts.items() if type(v) is Stub}
-        state = {k: t for k, t in parts.items() if k not in modules}
-        if kind == 'torchscript':
-            modules, state = {}, {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}
+    state, modules = _state_and_modules(saved, path, kind) if type(saved) is Stub else (saved, {})
     if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_description(saved)}.")
     _check_weights(state, path)
@@ -104,7 +97,16 @@ def read_checkpoint(
     if prefix: state = {k.removeprefix(prefix): t for k, t in state.items()}
     return WeightsFile(state, modules, unread)
 
-def _description(saved):
+def _state_and_modules(module, path, kind): # name → tensor; name → `Stub`
+    "Tensors and modules within a saved module; of an archive without its constants and modules"
+    try: parts = dict(walk(module))
+    except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
+    modules = {k: v for k, v in parts.items() if type(v) is Stub}
+    state = {k: t for k, t in parts.items() if k not in modules}
+    if kind != 'torchscript': return state, modules
+    return {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}, {}
+
+def _description(saved): # text
     if type(saved) is Stub:
         return f'a call of {saved.kind}, which was not made' if saved.called else f'an object of {saved.kind}'
     if not isinstance(saved, dict): return f'a {type(saved).__name__}'

@@ -17,7 +17,7 @@ from ..base.text import warn_user
 from ..base.files import atomic_path
 from .tensors import is_weight
 from .safetensors_io import TensorFile, safetensors_name, write_tensors
-from .merge import (Chain, check_models, check_shares, check_states, flat_prepared, merge_recipe,
+from .merge import (Chain, check_models, check_shares, check_mergeable, prepared_for_file, merge_recipe,
                                   merged_tensors, prepare_merge, uniform_soup, weighted_average, wise_ft)
 
 # %% ../../nbs/api/weights/05_files.ipynb #6fec6ea9
@@ -48,7 +48,7 @@ class Converted(Mapping):
         return self.convert(t) if is_weight(t) else t
 
 # %% ../../nbs/api/weights/05_files.ipynb #a22c10d7
-def _warn_of_strangers(files, names):
+def _warn_if_unrelated(files, names):
     "Warn if the largest matrices of a file are unrelated to those of the first one"
     sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
     largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
@@ -75,17 +75,17 @@ def recipe_text(
     is_listed = all(m.name in REGISTRY and REGISTRY[m.name].function is m.function for m in links)
     if not method.mergekit and not is_listed: return ''
     keys = dict(merge_method=method.mergekit) if method.mergekit else dict(rule=method.name)
-    parameters = merge_recipe(method)
-    parameters = {k: v for k, v in parameters.items() if k not in ('name', 'chosen') and v is not None}
-    models = [dict(model=_from(folder, p)) for p in finetuned]
+    recipe = merge_recipe(method)
+    parameters = {k: v for k, v in recipe.items() if k not in ('name', 'chosen') and v is not None}
+    models = [dict(model=_path_seen_from(folder, p)) for p in finetuned]
     if method.mergekit:
         parameters = {MERGEKIT_WORDS.get(k, k): v for k, v in parameters.items()}
-        of_each = {k: parameters.pop(k) for k in ('weight', 'density') if k in parameters}
-        for i, m in enumerate(models):
-            if of_each: m['parameters'] = {word: values[i] for word, values in of_each.items()}
-    if base is not None: keys['base_model'] = _from(folder, base)
-    if 'reference' in more: more['reference'] = _from(folder, more['reference'])
-    if is_path(more.get('suite', '')): more['suite'] = f'./{_from(folder, more["suite"])}'
+        for k in ('weight', 'density'): # a list, one number per model
+            if k not in parameters: continue
+            for m, number in zip(models, parameters.pop(k)): m.setdefault('parameters', {})[k] = number
+    if base is not None: keys['base_model'] = _path_seen_from(folder, base)
+    if 'reference' in more: more['reference'] = _path_seen_from(folder, more['reference'])
+    if is_path(more.get('suite', '')): more['suite'] = f'./{_path_seen_from(folder, more["suite"])}'
     keys |= dict(models=models, parameters=parameters) | more
     plain = json.loads(json.dumps({k: v for k, v in keys.items() if v}, default=float))
     return '# wiseft merge THIS_FILE -o OUT\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
@@ -94,7 +94,7 @@ def is_path(suite:str) -> bool:
     "Whether a recipe's entry is a path: it has a slash, as in `./photos`"
     return '/' in suite or os.sep in suite
 
-def _from(folder, path):
+def _path_seen_from(folder, path): # text, with forward slashes
     "A path as seen from a folder"
     try: return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError: return Path(path).absolute().as_posix() # on another drive of Windows
@@ -115,8 +115,8 @@ def write_merged(
     check_models(method, base, len(finetuned))
     files = [weights_at(p, dtype) for p in paths]
     names = [str(p) for p in paths]
-    check_states(files, names)
-    _warn_of_strangers(files, names)
+    check_mergeable(files, names)
+    _warn_if_unrelated(files, names)
     first, *rest = files if base is not None else [None, *files]
     notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method.name)
     for k, v in method.given.items():
@@ -130,7 +130,7 @@ def write_merged(
         like = Converted(files[0], lambda t: t.to(dtype)) if dtype else files[0]
         write_tensors(tmp, like, notes, merged_tensors(method, first, rest, names, prepared, dtype=dtype))
         if prepared:
-            state = {k: torch.as_tensor(v) for k, v in flat_prepared(prepared).items()}
+            state = {k: torch.as_tensor(v) for k, v in prepared_for_file(prepared).items()}
             with atomic_path(out.with_suffix('.prepared.safetensors'), force=force) as beside:
                 write_tensors(beside, state)
         if recipe:

@@ -63,7 +63,7 @@ _tower = re.compile(r'(visual|text\.text_decoder|text_decoder|text|vision_model|
 _last = re.compile(r'(?:head|logit_scale|logit_bias|visual_projection|text_projection)\b') # after every tower
 _after = (math.inf,)
 
-def _towers(names):
+def _names_by_tower(names):
     "Names without prefix by tower: {tower: {name: name without prefix}}"
     towers = {}
     for name in names:
@@ -72,7 +72,7 @@ def _towers(names):
         towers.setdefault(tower, {})[name] = rest
     return towers
 
-def _order(name, patterns):
+def _sort_key(name, patterns):
     "A tuple of numbers that sorts names from the stem to the head; None if no pattern matches"
     if callable(patterns):
         order = patterns(name)
@@ -86,12 +86,12 @@ def _order(name, patterns):
 def _known_order(names):
     "Name → order by the known layout that matches all names; empty if there is none"
     for patterns in LAYOUTS.values():
-        order = {n: _order(rest, patterns) or (_last.match(rest) and _after) for n, rest in names.items()}
+        order = {n: _sort_key(rest, patterns) or (_last.match(rest) and _after) for n, rest in names.items()}
         if all(order.values()) and any(0 < o[0] < math.inf for o in order.values()): return order
     return {}
 
-def _tower_positions(names, patterns): # names as `_towers` has them
-    if patterns: order = {n: _order(rest, patterns) or _after for n, rest in names.items()}
+def _tower_positions(names, patterns): # dict name -> `Position`; names as `_names_by_tower` has them
+    if patterns: order = {n: _sort_key(rest, patterns) or _after for n, rest in names.items()}
     elif all(map(_last.match, names.values())): order = dict.fromkeys(names, _after)
     else: order = _known_order(names)
     blocks = sorted({o for o in order.values() if 0 < o[0] < math.inf})
@@ -117,7 +117,7 @@ class Positions(Mapping):
     @cached_property
     def _positions(self):
         positions = {}
-        for tower, names in _towers(self.names).items():
+        for tower, names in _names_by_tower(self.names).items():
             positions |= _tower_positions(names, self.layouts.get(tower))
         depths = {p.depth for p in positions.values()}
         if len(depths) == 1: raise ValueError(

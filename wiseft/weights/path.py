@@ -45,7 +45,8 @@ class WeightPath:
         alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning
     ) -> nn.Module: # `target`
         alpha = check_alpha(alpha)
-        if self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}: self._lerp(alpha)
+        is_plain = self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}
+        if is_plain: self._average_into_target(alpha)
         else:
             merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned],
                                     ['zeroshot', 'finetuned'], self.prepared, self.positions)
@@ -55,7 +56,7 @@ class WeightPath:
             self.target.head.load_state_dict(self.heads[alpha])
         return self.target
 
-    def _lerp(self, alpha):
+    def _average_into_target(self, alpha):
         "Average all weights; on an accelerator many tensors at once"
         together = []
         for k, t in self.memory.items():

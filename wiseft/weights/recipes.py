@@ -15,8 +15,8 @@ from pathlib import Path
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
-from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states,
-                                  merge, merged_tensors, positions_of, prepare_merge, weighted_average)
+from .merge import (TensorInfo, check_alpha, check_mergeable, check_models, check_not_swapped, merge,
+                                  merged_tensors, positions_of, prepare_merge, ready_to_average, weighted_average)
 from .files import MERGEKIT_WORDS, is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
@@ -48,7 +48,7 @@ def agreeing_steps(
     total = (shares*agree).sum(0) if normalize else torch.ones_like(base)
     return base + scale*(steps*agree).sum(0)/torch.where(total == 0, 1, total)
 
-def _largest(step, density):
+def _largest(step, density): # tensor
     "A task vector without its smallest entries"
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     if density == 1: return step
@@ -102,11 +102,11 @@ def read_recipe(
     except Exception as e:
         blame_memory(e, path)
         raise BadFile(f"{path} can't be read as YAML: {' '.join(str(e).split())[:300]}. Mind spaces and colons.") from e
-    try: return _recipe(keys, path.parent)
+    try: return _recipe_from_keys(keys, path.parent)
     except Exception as e: raise BadFile(f'{path}: {e}') from e
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #94466128
-def _recipe(keys, folder): # `Recipe`
+def _recipe_from_keys(keys, folder): # `Recipe`
     _check_keys(keys, _KEYS, 'The recipe')
     if ('rule' in keys) == ('merge_method' in keys): raise ValueError(
         f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, a merge or search of `wiseft methods`.')
@@ -129,13 +129,15 @@ def _recipe(keys, folder): # `Recipe`
     elif not any(os.path.isfile(folder/m['model']/ADAPTER) for m in models): base = None
     # how strongly, and by which images
     shared = keys.get('parameters') or {}
-    method = method.set(**(_of_mergekit(method, models, shared) if method.mergekit else _of_ours(method, shared)))
+    if method.mergekit: hyperparameters = _mergekit_hyperparameters(method, models, shared)
+    else: hyperparameters = _our_hyperparameters(method, shared)
     def place(path): return Path(os.path.normpath(folder/path))
     images = {k: keys[k] for k in ('suite', 'reference') if k in keys}
     if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are not paths or names.')
     if 'reference' in images: images['reference'] = str(place(images['reference']))
     if is_path(images.get('suite', '')): images['suite'] = str(place(images['suite']).absolute())
-    return Recipe(method, None if base is None else place(base), [place(m['model']) for m in models], dtype, images)
+    finetuned = [place(m['model']) for m in models]
+    return Recipe(method.set(**hyperparameters), None if base is None else place(base), finetuned, dtype, images)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
 @dataclass(frozen=True)
@@ -150,14 +152,14 @@ class ByTensor:
         entries = [e for setting in self.settings if _is_filters(setting) for e in setting]
         return [e['filter'] for e in entries if 'filter' in e]
     def __call__(self, info:TensorInfo):
-        values = [_value_at(setting, info) for setting in self.settings]
+        values = [_value_for_tensor(setting, info) for setting in self.settings]
         return values if self.for_each_model else values[0]
 
-def _is_filters(setting):
+def _is_filters(setting): # bool
     return isinstance(setting, list) and setting != [] and all(isinstance(e, dict) for e in setting)
 
-def _value_at(setting, info):
-    "The value for a tensor"
+def _value_for_tensor(setting, info): # number
+    "The value of the first filter that fits the name, or interpolated between layers by depth"
     if _is_filters(setting):
         fitting = [e['value'] for e in setting if e.get('filter', '') in info.name]
         if not fitting: raise ValueError(
@@ -170,7 +172,7 @@ def _value_at(setting, info):
     low, high = setting[i:i+2]
     return low + (place-i)*(high-low)
 
-def _setting(name, *given):
+def _checked_setting(name, *given): # number, list of numbers, or list of filters
     "A number, a list of numbers, or a list of filters; what is given second holds where no filter of the first fits"
     filters = []
     for setting in given:
@@ -187,7 +189,7 @@ def _setting(name, *given):
 
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
-def _of_mergekit(method, models, shared): # dict of the hyperparameters of one of mergekit's methods
+def _mergekit_hyperparameters(method, models, shared): # dict, of one of mergekit's methods
     for_each = [k for k in ('weight', 'density') if _OURS[k] in method.parameters]
     for_all = [k for k in ('lambda', 'normalize') if _OURS[k] in method.parameters]
     _check_keys(shared, [*for_each, *for_all, 'int8_mask'], 'The parameters') # int8_mask saves memory in mergekit
@@ -195,7 +197,7 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
     for k in for_all:
         if k not in shared: continue
         is_switch = k == 'normalize' and isinstance(shared[k], bool)
-        given[_OURS[k]] = shared[k] if is_switch else _hyperparameter(_setting(k, shared[k]))
+        given[_OURS[k]] = shared[k] if is_switch else _number_or_by_tensor(_checked_setting(k, shared[k]))
     if method is weighted_average: given.setdefault('normalize', True)
     if 'density' in for_each: shared = dict(density=1.) | shared
     of_models = [(m['model'], m.get('parameters') or {}) for m in models]
@@ -205,25 +207,25 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
         for model, own in of_models:
             values = [parameters[k] for parameters in (own, shared) if k in parameters]
             if not values: raise ValueError(f'{model} has no {k}. Give each model one.')
-            settings.append(_setting(k, *values))
+            settings.append(_checked_setting(k, *values))
         is_by_tensor = any(isinstance(setting, list) for setting in settings)
         given[_OURS[k]] = ByTensor(settings, for_each_model=True) if is_by_tensor else settings
     return given
 
-def _of_ours(method, shared): # dict of the hyperparameters of one of our methods
+def _our_hyperparameters(method, shared): # dict, of one of our methods
     names = [k for k in [*method.parameters][3:] if k != 'images'] # after base, finetuned, and info
     if method.kind == 'merge': names.append('parts')
     _check_keys(shared, names, 'The parameters')
     given = dict(shared)
     for k, v in given.items():
         if k == 'parts' and isinstance(v, str): continue
-        given[k] = _hyperparameter(_setting(k, v))
+        given[k] = _number_or_by_tensor(_checked_setting(k, v))
         if isinstance(given[k], ByTensor) and (k in method.prepare_takes or method.kind == 'search'): raise ValueError(
             f'{k} is used once, before the first tensor: give one number.')
     if isinstance(given.get('alpha'), (int, float)): check_alpha(given['alpha'])
     return given
 
-def _hyperparameter(setting): return ByTensor(setting) if isinstance(setting, list) else setting
+def _number_or_by_tensor(setting): return ByTensor(setting) if isinstance(setting, list) else setting
 
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #2789c8c0
@@ -235,7 +237,8 @@ def merge_by_recipe(
     force:bool=False # replace what is there?
 ) -> Path: # `out`
     "Carry out a recipe"
-    recipe, out = recipe if isinstance(recipe, Recipe) else read_recipe(recipe), Path(out)
+    if not isinstance(recipe, Recipe): recipe = read_recipe(recipe)
+    out = Path(out)
     if not (load and recipe.of_classifiers): return write_merged(
         recipe.base, recipe.finetuned, out, recipe.method, force=force, dtype=_DTYPES.get(recipe.dtype))
     with atomic_path(out, force=force, kind='classifier') as tmp:
@@ -262,7 +265,7 @@ def _classifiers(recipe, load): # the base or None, and a list of the fine-tuned
     base = None if recipe.base is None else load(recipe.base)
     finetuned = [load(p, base=base) if (p/ADAPTER).is_file() else load(p) for p in recipe.finetuned]
     if base is not None:
-        for c in finetuned: check_ends(base, c)
+        for c in finetuned: check_not_swapped(base, c)
     return base, finetuned
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
@@ -273,7 +276,7 @@ def what_is_missing(
     "Reasons why a recipe can't run; nothing is written"
     lacking = [f'There is no {p}. Models are folders and files here.' for p in recipe.paths if not p.exists()]
     if lacking: return lacking
-    try: names = _rehearsed(recipe, load)
+    try: names = _names_after_trial_merge(recipe, load)
     except Exception as e: return [str(e)]
     pieces = {piece for name in names for piece in name.split('.') if not piece.isdigit()}
     for value in recipe.method.given.values():
@@ -282,16 +285,16 @@ def what_is_missing(
                 f'No tensor has {text!r} in its name. {did_you_mean(text, sorted(pieces))}')
     return lacking
 
-def _rehearsed(recipe, load): # names of the models' tensors
+def _names_after_trial_merge(recipe, load): # names of the models' tensors
     "Compare the models, and merge small tensors of the same names"
     method, names = recipe.method, [*map(str, recipe.finetuned)]
     if recipe.base is not None: names = [str(recipe.base), *names]
     if load and recipe.of_classifiers:
         base, finetuned = _classifiers(recipe, load)
-        models = averageable(finetuned if base is None else [base, *finetuned])
+        models = ready_to_average(finetuned if base is None else [base, *finetuned])
     else: models = [weights_at(name, _DTYPES.get(recipe.dtype)) for name in names]
     states = [m if isinstance(m, Mapping) else m.state_dict() for m in models]
-    check_states(states, names)
+    check_mergeable(states, names)
     check_models(method, recipe.base, len(recipe.finetuned))
     of_weights = method.kind == 'merge' and not method.needs_images
     if of_weights and method.__module__.startswith('wiseft.'): # another may fail on small tensors alone

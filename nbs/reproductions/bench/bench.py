@@ -25,7 +25,7 @@ from wiseft.base.files import atomic_path
 from wiseft.methods.car_ft import context_head
 from wiseft.bench.plan import Contender
 from wiseft.shell.app import load_methods
-from wiseft.bench.outcome import what_is_drawn
+from wiseft.bench.outcome import resampling_units
 from wiseft.bench.trial import Trial, strengths
 from wiseft.stats.chance import both_chances, seed_variance
 from wiseft.stats.matched_accuracy import resampled
@@ -158,7 +158,7 @@ def of_points(of, found, points):
     seeds = range(len(found.entries['plain'].curves))
     left_out = [stacked(found, points, i) for i in seeds]
     without = [w for w in left_out if w]
-    return in_words(of, stacked(found, points), [without] if without else (), what_is_drawn(found.plan.suite, False))
+    return in_words(of, stacked(found, points), [without] if without else (), resampling_units(found.plan.suite, False))
 
 
 def main():

@@ -15,7 +15,7 @@ from functools import partial
 from wiseft.base.files import atomic_path
 from wiseft.bench.trial import Trial
 from wiseft.infer.ensembles import members
-from wiseft.infer.evaluation import look
+from wiseft.infer.evaluation import columns_per_image
 from wiseft.infer.rules import alpha_by_rule
 from wiseft.infer.scores import Metric
 from wiseft.models.load import load_classifier
@@ -29,7 +29,8 @@ N_DRAWS = 200
 
 def passed(between, images):
     "(α, n, classes) logits, after a pass."
-    return np.stack([c['logits'] for c in look(between, images, [LOGITS], progress=False).values()]).astype(np.float32)
+    columns = columns_per_image(between, images, [LOGITS], progress=False)
+    return np.stack([c['logits'] for c in columns.values()]).astype(np.float32)
 
 
 def regrets(choose, z, right):

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from many import HERE, KINDS, RATES, ROWS, committed, drawn, right
 from scipy import stats
-from wiseft.stats.chance import both_chances, holm_among, p_of, seed_variance
+from wiseft.stats.chance import both_chances, holm_among, two_sided_p, seed_variance
 
 TIMES, SEEDS, BENCHES = (1, 20), (3, 5, 8), 400
 
@@ -41,7 +41,7 @@ def judge(procedure, value, variances, n_images, n_seeds):
     "Shares of intervals that hold 0, their mean width, and whether a row is called better"
     error, df = procedure(*variances, n_images, n_seeds)
     half = stats.t.ppf(.975, df)*error
-    better = (holm_among(p_of(value, error, df), ROWS) < .05) & (value > 0)
+    better = (holm_among(two_sided_p(value, error, df), ROWS) < .05) & (value > 0)
     return (abs(value) <= half).mean(), 100*half.mean(), better.any()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from functools import cache
 from itertools import product
 from seeds import HERE, PLAN, RATES, ROWS, both_sides, world
-from wiseft.stats.chance import both_chances, holm_among, p_of, seed_variance
+from wiseft.stats.chance import both_chances, holm_among, two_sided_p, seed_variance
 
 TIMES, SEEDS, KINDS, BENCHES = (1, 3, 10, 20), (3, 4, 5, 6, 8), ('committed', 'normal', 'two-humped'), 1000
 HEADER = ['part', 'kind', 'images', 'seeds', 'benches', 'better', 'worse']
@@ -55,7 +55,7 @@ def bench(part, kind, times, n, rng):
     fewest = times*min(r.shape[1] for r in right(part).values())
     error, df = both_chances(images, seed_variance(without), fewest, n)
     value = each.mean(1)
-    significant = holm_among(p_of(value, error, df), ROWS) < .05
+    significant = holm_among(two_sided_p(value, error, df), ROWS) < .05
     return (significant & (value > 0)).any(), (significant & (value < 0)).any()
 
 

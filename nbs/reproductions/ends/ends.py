@@ -17,7 +17,7 @@ from wiseft.infer.ensembles import members, average_logits, average_probabilitie
 from wiseft.infer.evaluation import evaluate
 from wiseft.train.learner import finetune
 from wiseft.stats.metrics import correct
-from wiseft.infer.inference import common_transform, extract_features, run_all
+from wiseft.infer.inference import common_transform, extract_features, outputs_for_all
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
@@ -51,7 +51,7 @@ def path_logits(start, finetuned, images):
     "α -> logits of weight-space ensembles, of the two ends too; NaN where trained BatchNorm is extrapolated too far."
     alphas = [*PATH, -STEP, STEP]
     between = {m.identity['alpha']: m for m in members(start, finetuned, alphas, ['weight-space']).values()}
-    return run_all(between, images, common_transform(between), progress=False)[0]
+    return outputs_for_all(between, images, common_transform(between), progress=False)[0]
 
 
 def outputs(z):
