@@ -108,5 +108,5 @@ def test_no_second_baseline_where_the_chosen_rate_is_as_accurate_as_the_best():
 
     def best(accuracy_of_slow):
         work = SimpleNamespace(choose=lambda method: slow, trials=dict(plain={fast: .8, slow: accuracy_of_slow}))
-        return Contender(control=BEST_RATE).setting(work)
+        return Contender(control=BEST_RATE).chosen_trial(work)
     assert best(.8) == slow and best(.7) == fast
