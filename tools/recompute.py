@@ -1582,7 +1582,7 @@ def _(page):
     bad = lost[~keeps.both].join(settings[["lr", "epochs", "regulariser"]]).sort_values(["lr", "epochs", "regulariser"])
     page.shows("fails = ours[~ours.both].join", *bad[BOTH].to_numpy().tolist())
     page.says("We ask of each of the {} fine-tunings of", len(keeps))
-    page.says("three quarters or all of the {} classes", icons()["class"].nunique())
+    page.says("three quarters, or all of the {} classes", icons()["class"].nunique())
     gave = bad.reference[bad.reference < 0]
     page.holds("The twelve others", len(bad) == 12)
     page.holds("Most of them lose accuracy on the reference after only five epochs",
@@ -1637,7 +1637,7 @@ def _(page):
     ]
     page.shows("warned = pd.DataFrame(cases)", *table)
     ruined = [-r[3] for r in (table[2], *table[4:])]
-    page.says("the average lies {} to {} standard errors below the better end", min(ruined), max(ruined))
+    page.says("the average then lies {} to {} standard errors below the better end", min(ruined), max(ruined))
 
     def by_rule(at):
         alphas = np.round(np.arange(11) / 10, 1)
@@ -2034,7 +2034,7 @@ def _(page):
     low, high = over_families(ft, four)
     page.holds("Against the fine-tuned one the interval includes zero", low < 0 < high)
     low, high = over_families(ft, "reference")
-    page.holds("stays above the loss of one point that was allowed", -1 < low < 0 < high)
+    page.holds("it excludes a loss of one point", -1 < low < 0 < high)
     for words, k in (("zero-shot", "zero-shot"), ("fine-tuned", "fine-tuned"), ("α = 0.5", "weight-space")):
         page.says(f"{words} | {{}} | {{}} |", side[k, "reference"], side[k, "shift"])
     c = pd.read_csv(ROOT / "nbs/reproductions/icons/choice.csv")
