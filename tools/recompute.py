@@ -509,7 +509,7 @@ def paths():
 
 @checks("explanations/hyperparameters")
 def _(page):
-    t, p, zero = grid().table, paths(), grid().table[grid().table.method == "zero-shot"].iloc[0]
+    t, p = grid().table, paths()
     settings = t.drop_duplicates("run").set_index("run")
     finetuned = t[t.method == "fine-tuned"].set_index("run")
     runs, n = list(finetuned.index), len(finetuned)
@@ -542,8 +542,6 @@ def _(page):
     lr_of = settings.lr[judged.index]
     counts = judged.groupby(lr_of).sum().assign(of=lr_of.value_counts())
     page.shows("counts.rename(columns=dict(some=", *counts.to_numpy().tolist(), [*judged.sum(), n])
-    both = (ref[0.5] >= ref[1.0]) & (shift[0.5] >= np.maximum(shift[1.0], zero["shift"]))
-    page.prints("{} of {} runs\n", both.sum(), n)
     ninths = np.mean([over(r, r).sum() for r in runs])
     others = np.mean([over(o, r).any() for r in runs for o in runs if o != r])
     page.prints("at {} of 9 inner α on average; a curve dominates {}% of the other", ninths, 100 * others)
