@@ -577,7 +577,7 @@ def _(page):
     )
     page.holds("over images and cells together also exclude zero", all(v[1] > 0 for v in grid_changes()[:2]))
     harsh = settings.index[(settings.lr == 3e-3) & (settings.epochs == 5)]
-    page.says("and {} epochs α = 0.5 gains {} points under shift over the", 5, up[harsh].mean())
+    page.says("and {} epochs, α = 0.5 gains {} points under shift over the", 5, up[harsh].mean())
 
 
 def frontier():
@@ -2190,7 +2190,7 @@ def _(page):
 TOLD = {
     "index": ["1.1 to 2.3 times as fast in fp32 and 2.5 to 4.9 times",  # benchmarks/beside.py measures it
               "1.7 GB in all"],  # of an empty environment's folders
-    "methods/learning_rates": ["factors of 0.1", "learn at 0.065 of the rate", "follows it at 0.1"],  # settings
+    "methods/learning_rates": ["factors of 0.1", "learn at 0.065 of the rate", "layers after it at 0.1"],  # settings
     "methods/paint": ["gains of 15 to 60 points"],  # of its paper
 }
 
