@@ -330,7 +330,7 @@ def _(page):
     b16 = [of_paper(c, 1)[1] - of_paper(c, 0)[1] for c in (CLIPS[1], CLIPS[0])]
     page.says("(B/16: {} against {} points under shift)", *b16)
     h = heads()
-    page.says("The picture shows {} linear classifiers", h.table.run.nunique())
+    page.says("Here are {} linear classifiers", h.table.run.nunique())
     lrs, epochs = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (5, 20, 80)
     at = {(lr, e): h.table.loc[h.which(lr=lr, epochs=e, alpha=1.0)[0]] for lr in lrs for e in epochs}
     page.shows("heads.pivot_table(index='lr'", *[100 * at[lr, e][on] for lr in lrs for on in BOTH for e in epochs])
@@ -1579,7 +1579,7 @@ def _(page):
     page.shows("counts = ours[kept].groupby", *by_lr.to_numpy().tolist(), [*keeps.sum(), len(keeps)])
     bad = lost[~keeps.both].join(settings[["lr", "epochs", "regulariser"]]).sort_values(["lr", "epochs", "regulariser"])
     page.shows("fails = ours[~ours.both].join", *bad[BOTH].to_numpy().tolist())
-    page.says("We ask of each of the {} fine-tunings of", len(keeps))
+    page.says("The table counts the {} fine-tunings of", len(keeps))
     page.says("three quarters, or all of the {} classes", icons()["class"].nunique())
     gave = bad.reference[bad.reference < 0]
     page.holds("The twelve others", len(bad) == 12)
@@ -2147,7 +2147,7 @@ def _(page):
     of_ema, *_ = runs_apart(AVERAGE_OVER_TIME, END, "shifts")
     page.says("is an average with the probe too, and costs {} points", -of_ema)
     sizes = [len(of_style(r)[0][END]["reference"]) for r in STYLES]
-    page.says("The reference leaves little to gain: {} and {} test images", *sizes)
+    page.says("The reference leaves little to gain: of its {} and {} test images", *sizes)
     table = pd.DataFrame(advice, columns=["seed", "chosen", "shifts", "reference", "best"])
     some = min(table.shifts), max(table.shifts)
     page.holds("`choose_alpha` took 0.5 four times", sum(table.chosen == 0.5) == 4)
