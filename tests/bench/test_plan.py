@@ -9,8 +9,6 @@ from conftest import later
 from PIL import Image, ImageDraw
 from tests.bench.test_run import PIECES, methods  # noqa: F401, a fixture
 
-from wiseft.bench.plan import BEST_RATE, Contender
-from wiseft.bench.trial import Trial
 from wiseft.data.suites import folder_suite
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.testing import pico_clip
@@ -104,6 +102,9 @@ def test_another_plan_is_not_mixed(photos):
 
 
 def test_no_second_baseline_where_the_chosen_rate_is_as_accurate_as_the_best():
+    from wiseft.bench.plan import BEST_RATE, Contender
+    from wiseft.bench.trial import Trial
+
     fast, slow = Trial(1e-3, 0), Trial(3e-4, 0)
 
     def best(accuracy_of_slow):
