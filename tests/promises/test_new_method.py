@@ -68,7 +68,8 @@ def test_list(work):
     output = wiseft_apart("methods", "--use", "mine.py", cwd=work)
     listing = "small logits (loss), lazy steps (constraint), half way (merge), the larger logit (ensemble)"
     assert f"using mine.py: {listing}" in output
-    assert all(name in output for name in ("small logits", "lazy steps", "half way", "the larger logit"))
+    for name in ("small logits", "lazy steps", "half way", "the larger logit"):
+        assert re.search(rf"^  {name} +\(no docstring\)$", output, re.M), name
     assert "half way" not in wiseft("methods").stdout
 
 

@@ -46,7 +46,7 @@ def methods(
     from wiseft.methods.index import listed_methods
     known = {m['name']: m | dict(page=_page_address(m)) for m in listed_methods()}
     for m in load_methods(use).values() if use else (): # the user's own
-        what = (m.__doc__ or '').strip().partition('\n')[0]
+        what = (m.__doc__ or '').strip().partition('\n')[0] or '(no docstring)'
         known.setdefault(m.name, vars(m) | dict(what=what, page=''))
     if name:
         for part in map(find_method, name.split('+')): # 'TSV-M+LiNeS' is a chain

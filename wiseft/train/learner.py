@@ -125,7 +125,7 @@ def linear_probe(
     classnames:list, # of str
     images,     # as `finetune` takes them
     validation=None, # to watch; default as `finetune` says
-    epochs:int|None=None, # default 10, or as many as make 500 steps
+    epochs:int|None=None, # default 10, or as many as make 500 steps if that is more
     lr=1e-3,    # highest learning rate
     transform=None, # of your own module: PIL image -> (3, height, width), or a dict of settings
     **kwargs    # of `finetune`: batch_size, seed, progress, …
