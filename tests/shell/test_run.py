@@ -175,6 +175,13 @@ def test_a_finished_run_is_shown_without_its_images():
     assert hashes("out") and Path("out/report.html").exists()
 
 
+def test_a_shifted_set_that_is_wrong_is_found_before_training():
+    Path("other classes/unicorn").mkdir(parents=True)
+    for shift, why in (("nowhere", "nowhere: no such folder"), ("other classes", "other classes")):
+        done = wiseft("run", "photos", "--shift", shift, "-o", "early", code=1)
+        assert why in done.stderr and not Path("early").exists()
+
+
 def test_changed_validation_images_are_refused():
     "Where they have a folder of their own"
     for k, split in enumerate(["train", "validation", "test"]):

@@ -74,6 +74,15 @@ def test_a_learning_rate_as_text_is_a_number_before_images_are_read(folder):
     assert finetune(start, "photos", lr="1e-3", **quick).hash == finetune(start, "photos", lr=1e-3, **quick).hash
 
 
+@pytest.mark.parametrize("wrong", [dict(epochs=0), dict(epochs="3"), dict(epochs=2.5), dict(batch_size=0)])
+def test_counts_are_whole_numbers_before_images_are_read(wrong):
+    from wiseft.train.learner import finetune
+
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}. Expected a whole number, 1 or more"):
+        finetune(pico_classifier(["cat", "dog"]), "no such folder", **wrong)
+
+
 def test_a_name_of_another_library_is_answered_with_ours(folder):
     from inspect import signature
 

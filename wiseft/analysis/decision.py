@@ -56,7 +56,9 @@ def decide(
             f' {sentence[0].upper()}{sentence[1:]}; the shifted sets decide, because averaging is meant for them.')
     by_validation = sign == 0 and chosen == 1
     if by_validation: reason += ' Validation images chose the fine-tuned model (α = 1).'
-    keep = 'the fine-tuned model' if sign < 0 or by_validation else 'the average'
+    from_head = sign == 0 and 'start' in pairs[by].index
+    if from_head: reason += ' Training began from a trained head, which seldom has robustness to restore.'
+    keep = 'the fine-tuned model' if sign < 0 or by_validation or from_head else 'the average'
     for _, r in pairs[by].drop('fine-tuned').iterrows():
         if keep == 'the average' and _sign(r) < 0: reason += (
             f' The initial model is better {by}: the average is {_compared_in_words(r, "it")}.')

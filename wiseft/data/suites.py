@@ -117,7 +117,7 @@ def _repr_html_(self:Suite):
 # %% ../../nbs/api/data/14_suites.ipynb #53330bcf
 def folder_suite(
     reference, # what `image_set` takes; or its splits: folders train/validation/test, or a dict with such names
-    shifts:list|dict, # shifted sets: a list of folders, which name them, or a dict name -> what `image_set` takes;
+    shifts:list|dict=(), # shifted sets: a list of folders, which name them, or a dict name -> what `image_set` takes;
     # 'corruptions' in a list: synthetic ones, made of the test images
     classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name
     templates:list|str='openai', # prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows

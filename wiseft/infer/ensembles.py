@@ -48,7 +48,8 @@ def sweep(
     """Evaluate `zeroshot`, `finetuned` and the ensembles between them on `suite`: one row per method, α and set.
 
     `by` names the families: 'weight-space' averages weights, 'logits' and 'probabilities' average outputs. All share
-    one pass over the images. Take `split='validation'` to choose α.
+    one pass over the images. Take `split='validation'` to choose α. ValueError if the two don't fit together, are
+    swapped, or one is an average itself.
     """
     for c in (zeroshot, finetuned): check_classifier(c, 'sweep(zeroshot, finetuned, images)')
     images = getattr(suite, 'validation', None) if images is None else images

@@ -173,7 +173,8 @@ def run(
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     steps = _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device)
-    if force: _images(data, shift, read_classnames(classnames) if classnames else None) # fails before a run is replaced
+    if force or not (output/'finetuned').exists(): # what is wrong with images is found before training
+        _images(data, shift, read_classnames(classnames) if classnames else None)
     _begin(output, steps, force)
     _check_images(output, data, shift)
     set_workers(workers) # no part of the commands: a resumed run may have another number

@@ -136,7 +136,7 @@ def probe(
     weights:Annotated[Optional[Path], typer.Option('--weights',
         help="Checkpoint file with timm's or EfficientNet-PyTorch's names. Default: timm's, from the hub.")]=None,
     epochs:Annotated[Optional[int], typer.Option('--epochs', min=1,
-        help='Passes over the training images. Default: 10, or as many as make 500 steps.')]=None,
+        help='Passes over the training images. Default: 10, or as many as make 500 steps if that is more.')]=None,
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:BatchSize=128,
     seed:Seed=0,
@@ -233,7 +233,8 @@ def _methods_from_options(captions, names, use, train, settings): # dict kind ->
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
          'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
          'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
-         'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True)
+         'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True,
+         stopped='nothing half-written is left behind; --resume goes on from the last of --checkpoints')
 def finetune_(
     classifier:Classifier, data:Data, output:ClassifierFolder,
     epochs:Epochs=10, lr:LearningRate=None, lr_factor:LrFactorOption=None,

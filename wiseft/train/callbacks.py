@@ -47,6 +47,8 @@ class ProgressLines(Callback):
     def epoch_line(self, values:list):
         "One epoch of fastai's recorder as a line"
         if not self.steps: return # trained before, in the run that goes on
+        quick = self.n_epoch > 20 and perf_counter()-self.last < PAUSE # hundreds of them, of a head alone
+        if quick and self.epoch+1 < self.n_epoch: return
         named = dict(zip(self.recorder.metric_names, values))
         words = dict(train_loss='loss', valid_loss='validation loss', accuracy='validation accuracy')
         numbers = [f'{words.get(k, k)} {v:.3g}' for k, v in named.items() if isinstance(v, float)]

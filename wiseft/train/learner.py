@@ -26,6 +26,7 @@ from fastcore.basics import filter_dict, patch
 from fastcore.foundation import L
 from fastcore.imports import noop
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -85,6 +86,7 @@ def finetune(
     """
     check_classifier(classifier, 'finetune(classifier, images)', trains=True)
     lr = _number(lr)
+    for name, n in dict(epochs=epochs, batch_size=batch_size, accumulate=accumulate).items(): _check_count(name, n)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
@@ -113,6 +115,10 @@ def _number(lr): # one given as text is read before any image is
     if not isinstance(lr, str): return lr
     try: return float(lr)
     except ValueError: raise ValueError(f'lr is {lr!r}. Expected a number, such as 3e-5.') from None
+
+def _check_count(name, n):
+    if n is not None and (not isinstance(n, Integral) or n < 1): raise ValueError(
+        f'{name} is {n!r}. Expected a whole number, 1 or more.')
 
 def usual_lr(classifier:ImageClassifier) -> float:
     "Default learning rate: the paper's; ten times as much for the small embedded CLIP"

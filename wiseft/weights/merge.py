@@ -236,7 +236,10 @@ def interpolate(
     alpha:float=0.5, # mixing coefficient; outside 0…1 it extrapolates, with a warning
     parts:str|None=None, # 'image', 'head' or 'text': average this part alone; the rest is the fine-tuned weights
 ): # a new state dict or classifier
-    "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
+    """Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)
+
+    ValueError if the two don't fit together, are swapped, or one is an average itself.
+    """
     return merge(zeroshot, [finetuned], wise_ft, parts=parts, alpha=check_alpha(alpha))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ebf2a60d
