@@ -56,7 +56,7 @@ def start_of(tower, suite, templates):
 
 class AtPlainsRate(Contender):
     "A method at its default strength, with the learning rate that was chosen for plain fine-tuning."
-    def setting(self, work):
+    def chosen_trial(self, work):
         grid = strengths(self.method)
         return replace(work.choose(None), tuning=self.method.name, strength=grid[len(grid)//2])
 
@@ -66,13 +66,13 @@ class At(Contender):
     "A method at a setting that the plan names."
     lr:float=None
     strength:float=None
-    def setting(self, work):
+    def chosen_trial(self, work):
         return Trial(self.lr, work.plan.seeds[0], self.method.name if self.method else 'plain', self.strength)
 
 
 class Longer(Contender):
     "Plain fine-tuning for as many epochs as the arithmetic of the dearest fine-tuning buys, with the first seed."
-    def setting(self, work):
+    def chosen_trial(self, work):
         trained = {n: e.curves for n, e in work.entries.items() if e.row.trains and not e.row.control}
         if not all(trained.values()): raise Busy(LONGER)
         took = {n: arithmetic(curves[0].cost, work.plan.operations) for n, curves in trained.items()}
