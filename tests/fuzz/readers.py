@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 import zipfile
+from copy import deepcopy
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def changed_json(rng, text):
         container, key = rng.choice(options)
         how = rng.choice(["value", "value", "value", "without", "name", "copy"])
         if how == "value":
-            container[key] = rng.choice(VALUES)
+            container[key] = deepcopy(rng.choice(VALUES))
         if how == "without":
             del container[key]
         if how == "name" and isinstance(container, dict):
