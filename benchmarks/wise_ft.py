@@ -46,8 +46,8 @@ def theirs(evaluate, start, end, suite):
 
 def main():
     rows, evaluate = [], evaluation_of(sys.argv[1])
-    for name, n in (("ViT-B-32", 64), ("RN50", 32)):
-        with tempfile.TemporaryDirectory() as work, empty_cache():
+    for name, n in (("ViT-B-32", 32), ("RN50", 16)):
+        with tempfile.TemporaryDirectory() as work:
             ends_and_suite = tower(name, work, sets=2, n=n)
             def sweep(precision):
                 with empty_cache(): return ours(*ends_and_suite, precision=precision)
