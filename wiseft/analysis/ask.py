@@ -112,13 +112,6 @@ def _evenly_mixed(*lists): # a list of their different items
         for k, item in enumerate(items): turns[item] = min(k/len(items), turns.get(item, 1))
     return sorted(turns, key=turns.get)
 
-def _evenly_mixed(*lists): # a list of their different items
-    "The items of some lists, those of each list evenly spread over the result; an item of two lists once"
-    turns = {} # item -> its place in the order, from 0 to 1
-    for items in lists:
-        for k, item in enumerate(items): turns[item] = min(k/len(items), turns.get(item, 1))
-    return sorted(turns, key=turns.get)
-
 # %% ../../nbs/api/analysis/06_ask.ipynb #7b7512d7
 _FORMULA = r"(?='*[=+\-@\t\r])" # before what a spreadsheet may take for a formula, or what is marked as none
 
