@@ -180,56 +180,62 @@ def clip_learner(
     `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
     """
     check_classifier(classifier, 'clip_learner(classifier, dls)', trains=True)
-    image_dls = dls if isinstance(dls, DataLoaders) else clip_dataloaders(dls, classifier, progress=progress)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
+    image_dls = dls if isinstance(dls, DataLoaders) else clip_dataloaders(dls, classifier, progress=progress)
     train = parse_train(train)
     loss_method = as_method(loss, 'loss') if loss else None
     constraint_method = as_method(constraint, 'constraint') if constraint else None
-    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss_method, constraint_method) if m) else .1
-    precision = fitting_precision(precision, classifier.device)
-    recipe = dict(train=train if isinstance(train, str) else method_recipe(train), wd=wd,
-                  label_smoothing=label_smoothing, clip_norm=clip_norm)
-    if class_weights is not None:
-        recipe['class_weights'] = class_weights if isinstance(class_weights, str) else [*map(float, class_weights)]
-    recipe |= dict(precision=precision, train_batchnorm=train_batchnorm)
-    if accumulate > 1: recipe['accumulate'] = accumulate
-    if lr_factors: recipe['lr_factors'] = lr_factors
-    first_labels = check_dataloaders(image_dls, classifier)
-    captioned = is_captions(first_labels)
+    replaces_decay = any(m.replaces_decay for m in (loss_method, constraint_method) if m)
+    recipe = _recipe(train, class_weights, accumulate, lr_factors,
+                     wd=(0. if replaces_decay else .1) if wd is None else wd, label_smoothing=label_smoothing,
+                     clip_norm=clip_norm, precision=fitting_precision(precision, classifier.device),
+                     train_batchnorm=train_batchnorm)
+    captioned = is_captions(check_dataloaders(image_dls, classifier)) # instead of labels
     check_settings(image_dls, classifier, recipe, loss_method, loss_func, captioned)
     # methods with what their `prepare` computed
     prepared_loss = loss_method.with_prepared(classifier) if loss_method else None
     prepared_constraint = constraint_method.with_prepared(classifier) if constraint_method else None
+    if prepared_loss: recipe['loss'] = method_recipe(prepared_loss)
+    if prepared_constraint: recipe['pull'] = method_recipe(prepared_constraint) # as earlier versions call it
+    # the copy that trains: on images or, if the head alone trains, on features
     trains_text = loss_method is not None and loss_method.trains_text
-    # the copy that trains, on images or, if the head alone trains, on features
     initial = classifier.with_text() if trains_text else classifier
     training_copy = _training_copy(initial, train, prepared_loss, prepared_constraint, grad_checkpointing)
-    factors = lr_factor_per_weight(training_copy, **lr_factors) if lr_factors else None
     if train == 'head': dls, model = feature_dataloaders(image_dls, training_copy), HeadOnFeatures(training_copy)
     else: dls, model = image_dls, training_copy
-    # cross-entropy, whose place a method's loss takes by a callback; captions have no labels
-    weights = weights_of_classes(class_weights, dls, initial)
-    if captioned: used_loss_func = _no_labels
-    elif loss_func is not None: used_loss_func = loss_func
-    else: used_loss_func = CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
+    used_loss_func = _loss_func(loss_func, captioned, label_smoothing, class_weights, dls, initial)
     validates_captions = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
+    factors = lr_factor_per_weight(training_copy, **lr_factors) if lr_factors else None
     callbacks = _callbacks(recipe, factors, prepared_loss, prepared_constraint)
     settings = dict(metrics=[] if validates_captions else accuracy, opt_func=adamw, lr=usual_lr(initial), path='.',
                     splitter=partial(parameter_groups, factors=factors))
-    learn = ClipLearner(dls, model, loss_func=used_loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
-                        **settings | kwargs)
-    learn.image_dls, learn.given = image_dls, initial
-    learn.accumulate, learn.bf16 = accumulate, precision == 'bf16'
+    learn = ClipLearner(dls, model, loss_func=used_loss_func, wd=recipe['wd'], wd_bn_bias=True,
+                        cbs=[*callbacks, *L(cbs)], **settings | kwargs)
+    learn.image_dls, learn.given, learn.recipe = image_dls, initial, recipe
+    learn.accumulate, learn.bf16 = accumulate, recipe['precision'] == 'bf16'
     is_mean = isinstance(used_loss_func, CrossEntropyLossFlat)
     learn.can_split = is_mean and not (train_batchnorm or trains_text)
-    if prepared_loss: recipe['loss'] = method_recipe(prepared_loss)
-    if prepared_constraint: recipe['pull'] = method_recipe(prepared_constraint) # as earlier versions call it
-    learn.recipe = recipe
     learn.recorder.smooth_loss = LossOnDevice()
     _show_progress(learn, progress)
     return learn
 
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
+def _recipe(train, class_weights, accumulate, lr_factors, **settings): # dict, as JSON has it
+    "Settings that the trained classifier records"
+    recipe = dict(train=train if isinstance(train, str) else method_recipe(train), **settings)
+    if class_weights is not None:
+        recipe['class_weights'] = class_weights if isinstance(class_weights, str) else [*map(float, class_weights)]
+    if accumulate > 1: recipe['accumulate'] = accumulate
+    if lr_factors: recipe['lr_factors'] = lr_factors
+    return recipe
+
+def _loss_func(loss_func, captioned, label_smoothing, class_weights, dls, classifier): # of logits and labels
+    "The given function, or cross-entropy; the loss of a method takes its place by a callback"
+    if captioned: return _no_labels
+    if loss_func is not None: return loss_func
+    weight = weights_of_classes(class_weights, dls, classifier)
+    return CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weight)
+
 def _callbacks(recipe, factors, loss, constraint): # list of fastai callbacks
     "The paper's loop, what may go wrong, and what methods add"
     callbacks = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
