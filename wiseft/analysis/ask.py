@@ -43,17 +43,22 @@ def read_questions(
     "Read the questions of a folder"
     path = existing_folder(folder, 'folder of `wiseft ask`')/FILE
     try:
-        q = Questions(**json.loads(path.read_text(encoding='utf-8')))
-        kinds = dict(names=str, classnames=str, files=str, asked=bool, random=bool)
-        lists = {k: getattr(q, k) for k in kinds}
-        fits = all(type(v) is list and {*map(type, v)} <= {kinds[k]} for k, v in lists.items())
-        codes, n = np.array(q.predicted), len(q.files)
-        fits &= codes.shape == (len(q.names), n) and len(q.names) > 1 and len(q.asked) == len(q.random) == n
-        fits &= type(q.disagree) is type(q.n) is int and codes.dtype.kind == 'i'
-        if not (fits and 0 <= codes.min() and codes.max() < len(q.classnames)): raise ValueError
+        questions = Questions(**json.loads(path.read_text(encoding='utf-8')))
+        if not _fits_together(questions): raise ValueError
     except (OSError, ValueError, TypeError, RecursionError) as e: raise BadFile(
         f'{folder} is not a folder of `wiseft ask`: its {FILE} can\'t be read ({type(e).__name__}).') from None
-    return q
+    return questions
+
+def _fits_together(q): # bool
+    "Whether fields of `Questions`, which a stranger may have written, have their types and lengths"
+    if not all(type(v) is list for v in (q.names, q.classnames, q.files, q.asked, q.random)): return False
+    texts, flags = [*q.names, *q.classnames, *q.files], [*q.asked, *q.random]
+    codes, n = np.array(q.predicted), len(q.files)
+    return (all(type(t) is str for t in texts) and all(type(f) is bool for f in flags)
+            and type(q.disagree) is int and type(q.n) is int
+            and len(q.names) > 1 and len(q.asked) == n and len(q.random) == n
+            and codes.shape == (len(q.names), n) and codes.dtype.kind == 'i'
+            and codes.min() >= 0 and codes.max() < len(q.classnames))
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #935a7855
 def draw_questions(
@@ -119,6 +124,8 @@ def plain_cell(text:str) -> str:
     "Prefix a text with an apostrophe if a spreadsheet would run it as a formula; `read_answers` removes it"
     return re.sub(f'^{_FORMULA}', "'", text)
 
+def _text_of(cell): return re.sub(f"^'{_FORMULA}", '', cell) # the text that `plain_cell` had
+
 def write_answers(
     path:str|Path, # file
     questions:Questions,
@@ -138,7 +145,7 @@ def write_answers(
 def read_answers(
     path:str|Path, # table of files and labels
     questions:Questions,
-) -> dict: # file -> list of labels, in the order of the table
+) -> dict: # file -> list of labels, in the order of the table; of two rows of a file the last
     "Read labels of images; `BadFile` names unknown images"
     text = read_text(path, 'table of labels')
     heading = text.partition('\n')[0].replace('"', '')
@@ -148,7 +155,7 @@ def read_answers(
     try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
     except csv.Error as e: raise BadFile(f'{path} can\'t be read as a table ({e}).') from None
     for row in rows[1:]:
-        file, *cells = (re.sub(f"^'{_FORMULA}", '', cell) for cell in row)
+        file, *cells = map(_text_of, row)
         labels = list(dict.fromkeys(s.strip() for s in cells if s.strip()))
         if wrong := [s for s in labels if s not in known]: raise BadFile(
             f'{path}: the label of {file} is {wrong[0]!r}, no class. {did_you_mean(wrong[0], known)}')

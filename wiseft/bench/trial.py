@@ -6,7 +6,7 @@
 __all__ = ['TRAINED', 'REHEARSED', 'Trial', 'strengths', 'strengths_around', 'last_line', 'rehearse', 'is_done', 'run_trial']
 
 # %% ../../nbs/api/bench/00_trial.ipynb #8dff0031
-import glob, hashlib, numpy as np, shutil
+import glob, hashlib, math, numpy as np, shutil
 from dataclasses import dataclass
 from pathlib import Path
 from ..base.registry import Method, find_method
@@ -116,11 +116,11 @@ def run_trial(
     folder = Path(folder)
     if is_done(folder, trial, averages): return folder/trial.name
     def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
-    callbacks, costs = {t: method_of(t)() for t in averages}, Costs()
-    # the fine-tuning, of which some validation images are watched
+    callbacks, costs = {t: method_of(t)() for t in averages}, Costs() # an average over training is a callback
+    # the fine-tuning, which watches at most 64 validation images
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     n = len(suite.validation)
-    watched = suite.validation.subset(range(0, n, -(-n//64)))
+    watched = suite.validation.subset(range(0, n, math.ceil(n/64)))
     recipe |= dict(seed=trial.seed, checkpoint_dir=_part(folder, trial, averages), resume=True)
     method = method_of(trial)
     if method and method.kind in ('loss', 'constraint', 'train'): recipe[method.kind] = method

@@ -270,7 +270,7 @@ def _embedded_folder(name): # Path
 
 # %% ../../nbs/api/data/14_suites.ipynb #a087e769
 def _read_suite(folder, name, templates, classnames): # `Suite`
-    "A suite from one folder, with the columns of its table"
+    "A suite from one folder; its first table of images, if there is one, gives groups and originals"
     sources = [*visible_folders(folder), *shard_files(folder)]
     reference = next(p for p in sources if p.name in ('reference', 'reference.tar'))
     others = [p for p in sources if source_name(p) != 'reference']
@@ -290,7 +290,7 @@ def _describes_images(file):
     return 'file' in columns and ('family' in columns or 'original' in columns)
 
 def _add_groups_from_table(suite, file):
-    "Give images their groups and units from a table"
+    "Give images their groups and units from a table, which has a row for each image"
     t = read_image_table(file, 'file')
     # names may begin with the folder's name when the table was made
     first = t['file'].str.split('/').str[0].unique()

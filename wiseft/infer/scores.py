@@ -200,12 +200,12 @@ def frame(self:KeptPredictions,
     **which # columns and their values; none: all rows
 ) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "One row per image and classifier"
-    who, out = self.who(), []
+    chosen = self.who() # classifiers
     for k, v in which.items():
-        if k in WHO: who = who[has_value(k, who[k], v)]
-    if len(who): out = pd.concat([prediction_rows(self.images, *self.members[i]) for i in who.index])
+        if k in WHO: chosen = chosen[has_value(k, chosen[k], v)]
+    out = pd.concat([prediction_rows(self.images, *self.members[i]) for i in chosen.index]) if len(chosen) else chosen
     for k, v in which.items():
-        if not len(out) or k in WHO: continue
+        if k in WHO or not len(out): continue
         if k not in out: raise ValueError(f'Predictions have no column {k!r}. {did_you_mean(k, out)}')
         out = out[has_value(k, out[k], v)]
     if not len(out): raise ValueError(

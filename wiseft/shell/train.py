@@ -259,9 +259,9 @@ def finetune_(
     from wiseft.models.load import load_classifier
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
-    chosen = _methods_from_options(captions, method, use, train, settings)
-    initialize, average = chosen.pop('initialization', None), chosen.pop('average', None)
-    average = average and average()
+    methods = _methods_from_options(captions, method, use, train, settings)
+    initialize, average = methods.pop('initialization', None), methods.pop('average', None)
+    average = average and average() # a callback; the other methods are arguments of `finetune`
     device,place = chosen_device(device, precision)
     with first_writes(output, force, 'classifier') as tmp:
         initial = load_classifier(classifier, device)
@@ -279,6 +279,6 @@ def finetune_(
                              class_weights=class_weights, label_smoothing=label_smoothing, precision=precision,
                              seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing,
                              checkpoint_dir=checkpoints, resume=resume, lr_factors=named_numbers(lr_factor),
-                             captions=captions, cbs=average, **chosen)
+                             captions=captions, cbs=average, **methods)
         if tmp: (average.classifier if average else finetuned).save(tmp)
     wrote(output)

@@ -275,14 +275,14 @@ shown.</p>
 <p class="soft">Without pictures: the images are not given, or not those that were evaluated.</p>
 {% endif %}"""
 
-def _change_sections(predictions, alpha, images): # yields HTML
+def _change_sections(predictions, alpha, images): # images: set name -> `ImageSet`, or {}; yields HTML
     "The section about single images, set by set"
     changed = changed_images(predictions, alpha)
     if not len(changed): return
     yield render(_CHANGED, alpha=f'{alpha:g}', images=images)
-    all_ = predictions.images
-    changed = changed[changed.dataset.isin(all_.dataset[all_.role!='control'])]
-    some, sizes = some_changes(changed), all_.dataset.value_counts()
+    evaluated = predictions.images
+    changed = changed[changed.dataset.isin(evaluated.dataset[evaluated.role!='control'])]
+    some, sizes = some_changes(changed), evaluated.dataset.value_counts()
     for d, rows in changed.groupby('dataset', sort=False, observed=True):
         pictures, counts = images.get(d), []
         for end, r in rows.groupby('end', sort=False, observed=True):
