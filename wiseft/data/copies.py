@@ -192,8 +192,8 @@ def find_training_images(
         tables = {name: lookalikes(images, trained, look_up) for name, images in sets.items()}
         n, m = sum(map(len, tables.values())), len(trained.small)
         if n < total or m < trained.total: notes.append(
-            f'{n:,} of {total:,} test images were compared with {m:,} of {trained.total:,} training images of {who}, '
-            'to find copies.')
+            f'To find copies in little time, {n:,} of {total:,} test images were compared with {m:,} of '
+            f'{trained.total:,} training images of {who}.')
         for name, table in tables.items():
             if not len(table) or not is_suspicious(table.similarity, among): continue
             alike = table[table.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
