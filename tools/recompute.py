@@ -2190,7 +2190,6 @@ def _(page):
 TOLD = {
     "index": ["1.1 to 2.3 times as fast in fp32 and 2.5 to 4.9 times",  # benchmarks/beside.py measures it
               "1.7 GB in all"],  # of an empty environment's folders
-    "methods/learning_rates": ["factors of 0.1", "learn at 0.065 of the rate", "layers after it at 0.1"],  # settings
     "methods/paint": ["gains of 15 to 60 points"],  # of its paper
 }
 
