@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TensorInfo', 'wise_ft', 'uniform_soup', 'weighted_average', 'merged_tensors', 'merge', 'ready_to_average',
-           'positions_of', 'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_not_swapped',
+           'positions_of', 'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_ends', 'check_not_swapped',
            'check_not_averages', 'check_alpha', 'interpolate', 'part_of', 'check_shares', 'average', 'named_models',
            'Chain', 'check_models', 'check_mergeable', 'check_images', 'check_parts']
 
@@ -123,11 +123,9 @@ def merge(
     finetuned = [finetuned] if isinstance(finetuned, (Mapping, nn.Module)) else list(finetuned)
     check_models(method, base, len(finetuned))
     models = finetuned if base is None else [base, *finetuned]
-    if base is not None:
-        for model in finetuned: check_not_swapped(base, model)
     of_classifiers = not all(isinstance(m, Mapping) for m in models)
     ready = ready_to_average(models) if of_classifiers else models
-    if method.name == wise_ft.name: check_not_averages(*models)
+    check_ends(method, base, finetuned)
     names = _names_in_messages(base, finetuned)
     check_mergeable([_state_dict(m) for m in ready], names)
     ready_base, ready_finetuned = (None, ready) if base is None else (ready[0], ready[1:])
@@ -196,6 +194,12 @@ def merge_recipe(
     return recipe | dict(alpha=float(recipe['alpha']), chosen=chosen) if chosen else recipe
 
 # %% ../../nbs/api/weights/03_merge.ipynb #21900acf
+def check_ends(method, base, finetuned):
+    "ValueError if the base is swapped with another model, or one end of a single alpha is an average"
+    if base is None: return
+    for model in finetuned: check_not_swapped(base, model)
+    if method.name == wise_ft.name: check_not_averages(base, *finetuned)
+
 def check_not_swapped(zeroshot, finetuned):
     "ValueError if the two classifiers are swapped"
     start, end = (getattr(c, 'alpha', None) for c in (zeroshot, finetuned))
