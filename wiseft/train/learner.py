@@ -86,7 +86,7 @@ def finetune(
     """
     check_classifier(classifier, 'finetune(classifier, images)', trains=True)
     lr = _number(lr)
-    for name, n in dict(epochs=epochs, batch_size=batch_size, accumulate=accumulate).items(): _check_count(name, n)
+    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
@@ -116,9 +116,10 @@ def _number(lr): # one given as text is read before any image is
     try: return float(lr)
     except ValueError: raise ValueError(f'lr is {lr!r}. Expected a number, such as 3e-5.') from None
 
-def _check_count(name, n):
-    if n is not None and (not isinstance(n, Integral) or n < 1): raise ValueError(
-        f'{name} is {n!r}. Expected a whole number, 1 or more.')
+def _check_counts(**counts):
+    for name, n in counts.items():
+        if n is not None and (not isinstance(n, Integral) or n < 1): raise ValueError(
+            f'{name} is {n!r}. Expected a whole number, 1 or more.')
 
 def usual_lr(classifier:ImageClassifier) -> float:
     "Default learning rate: the paper's; ten times as much for the small embedded CLIP"
@@ -182,42 +183,34 @@ def clip_learner(
     check_classifier(classifier, 'clip_learner(classifier, dls)', trains=True)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
     image_dls = dls if isinstance(dls, DataLoaders) else clip_dataloaders(dls, classifier, progress=progress)
-    train = parse_train(train)
-    loss_method = as_method(loss, 'loss') if loss else None
-    constraint_method = as_method(constraint, 'constraint') if constraint else None
-    replaces_decay = any(m.replaces_decay for m in (loss_method, constraint_method) if m)
-    recipe = _recipe(train, class_weights, accumulate, lr_factors,
-                     wd=(0. if replaces_decay else .1) if wd is None else wd, label_smoothing=label_smoothing,
-                     clip_norm=clip_norm, precision=fitting_precision(precision, classifier.device),
+    what_trains, given = parse_train(train), dict(loss=loss, constraint=constraint)
+    methods = {kind: as_method(m, kind) for kind, m in given.items() if m}
+    if wd is None: wd = 0. if any(m.replaces_decay for m in methods.values()) else .1
+    recipe = _recipe(what_trains, class_weights, accumulate, lr_factors, wd=wd, clip_norm=clip_norm,
+                     label_smoothing=label_smoothing, precision=fitting_precision(precision, classifier.device),
                      train_batchnorm=train_batchnorm)
     captioned = is_captions(check_dataloaders(image_dls, classifier)) # instead of labels
-    check_settings(image_dls, classifier, recipe, loss_method, loss_func, captioned)
-    # methods with what their `prepare` computed
-    prepared_loss = loss_method.with_prepared(classifier) if loss_method else None
-    prepared_constraint = constraint_method.with_prepared(classifier) if constraint_method else None
-    if prepared_loss: recipe['loss'] = method_recipe(prepared_loss)
-    if prepared_constraint: recipe['pull'] = method_recipe(prepared_constraint) # as earlier versions call it
+    check_settings(image_dls, classifier, recipe, methods.get('loss'), loss_func, captioned)
     # the copy that trains: on images or, if the head alone trains, on features
-    trains_text = loss_method is not None and loss_method.trains_text
+    prepared = {kind: m.with_prepared(classifier) for kind, m in methods.items()}
+    trains_text = 'loss' in methods and methods['loss'].trains_text
     initial = classifier.with_text() if trains_text else classifier
-    training_copy = _training_copy(initial, train, prepared_loss, prepared_constraint, grad_checkpointing)
-    if train == 'head': dls, model = feature_dataloaders(image_dls, training_copy), HeadOnFeatures(training_copy)
-    else: dls, model = image_dls, training_copy
+    student = _training_copy(initial, what_trains, prepared, grad_checkpointing)
+    if train == 'head': dls, model = feature_dataloaders(image_dls, student), HeadOnFeatures(student)
+    else: dls, model = image_dls, student
+    # fastai's learner
     used_loss_func = _loss_func(loss_func, captioned, label_smoothing, class_weights, dls, initial)
-    validates_captions = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
-    factors = lr_factor_per_weight(training_copy, **lr_factors) if lr_factors else None
-    callbacks = _callbacks(recipe, factors, prepared_loss, prepared_constraint)
-    settings = dict(metrics=[] if validates_captions else accuracy, opt_func=adamw, lr=usual_lr(initial), path='.',
-                    splitter=partial(parameter_groups, factors=factors))
-    learn = ClipLearner(dls, model, loss_func=used_loss_func, wd=recipe['wd'], wd_bn_bias=True,
-                        cbs=[*callbacks, *L(cbs)], **settings | kwargs)
-    learn.image_dls, learn.given, learn.recipe = image_dls, initial, recipe
-    learn.accumulate, learn.bf16 = accumulate, recipe['precision'] == 'bf16'
     is_mean = isinstance(used_loss_func, CrossEntropyLossFlat)
-    learn.can_split = is_mean and not (train_batchnorm or trains_text)
-    learn.recorder.smooth_loss = LossOnDevice()
-    _show_progress(learn, progress)
-    return learn
+    validates_captions = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
+    factors = lr_factor_per_weight(student, **lr_factors) if lr_factors else None
+    settings = dict(metrics=[] if validates_captions else accuracy, opt_func=adamw, lr=usual_lr(initial), path='.',
+                    splitter=partial(parameter_groups, factors=factors), loss_func=used_loss_func, wd=wd,
+                    wd_bn_bias=True, cbs=[*_callbacks(recipe, factors, prepared), *L(cbs)])
+    recipe |= {_IN_RECIPES[kind]: method_recipe(m) for kind, m in prepared.items()}
+    return ClipLearner(dls, model, initial, image_dls, recipe, is_mean and not (train_batchnorm or trains_text),
+                       progress, **settings | kwargs)
+
+_IN_RECIPES = dict(loss='loss', constraint='pull') # as earlier versions call it
 
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
 def _recipe(train, class_weights, accumulate, lr_factors, **settings): # dict, as JSON has it
@@ -236,8 +229,9 @@ def _loss_func(loss_func, captioned, label_smoothing, class_weights, dls, classi
     weight = weights_of_classes(class_weights, dls, classifier)
     return CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weight)
 
-def _callbacks(recipe, factors, loss, constraint): # list of fastai callbacks
+def _callbacks(recipe, factors, methods): # list of fastai callbacks
     "The paper's loop, what may go wrong, and what methods add"
+    loss, constraint = methods.get('loss'), methods.get('constraint')
     callbacks = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
     if recipe['precision'] == 'fp16': callbacks.append(MixedPrecision()) # on GPUs without bfloat16
     if not recipe['train_batchnorm']: callbacks.append(FreezeBatchNorm()) # both ends of an average share statistics
@@ -280,18 +274,16 @@ def weights_of_classes(
     return torch.as_tensor(weights, dtype=torch.float32, device=classifier.device)
 
 # %% ../../nbs/api/train/07_learner.ipynb #27ba421d
-def _training_copy(classifier, train, loss, constraint, grad_checkpointing): # `ImageClassifier`
+def _training_copy(classifier, train, methods, grad_checkpointing): # `ImageClassifier`
     "A copy of the classifier whose chosen weights require gradients"
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
     if not any(p.requires_grad for p in model.parameters()): raise ValueError(f'{train!r} leaves no weight to train.')
-    if constraint and parametrized(model): raise ValueError(
-        f'{constraint.title} moves each weight after a step, and {train.title} computes weights from other '
+    if 'constraint' in methods and parametrized(model): raise ValueError(
+        f'{methods["constraint"].title} moves each weight after a step, and {train.title} computes weights from other '
         'ones: leave out one of the two.')
-    given = dict(loss.given) if loss else {}
-    if constraint: given |= constraint.given
-    prepared = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
+    prepared = {k: v for m in methods.values() for k, v in m.given.items() if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
     _trained_towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
@@ -312,11 +304,19 @@ class HeadOnFeatures(nn.Module):
 # %% ../../nbs/api/train/07_learner.ipynb #1383792f
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
-    given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
-    bf16 = False # compute in bfloat16, with weights in float32
-    accumulate = 1 # parts that each batch is computed in
-    can_split = True # may there be more parts? Not where BatchNorm or the loss may look at the whole batch
-    initial_accuracy = stop_reason = None # before the first step; why training ended
+    def __init__(self, dls:DataLoaders, model:nn.Module, # an `ImageClassifier`, or its head, for features
+        given:ImageClassifier, image_dls:DataLoaders, # of `clip_learner`
+        recipe:dict, # of the trained classifier
+        can_split:bool, # may a batch be computed in parts? Not where BatchNorm or the loss may look at all of it
+        progress:bool, **kwargs # of `Learner`
+    ):
+        self.given, self.image_dls, self.recipe, self.can_split = given, image_dls, recipe, can_split
+        self.bf16 = recipe['precision'] == 'bf16' # compute in bfloat16, with weights in float32
+        self.accumulate = recipe.get('accumulate', 1) # parts that each batch is computed in
+        self.initial_accuracy = self.stop_reason = None # before the first step; why training ended
+        super().__init__(dls, model, **kwargs)
+        self.recorder.smooth_loss = LossOnDevice()
+        _show_progress(self, progress)
 
     @property
     def student(self): # `ImageClassifier` with alpha 1
