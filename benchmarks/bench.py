@@ -746,7 +746,8 @@ def write(new):
     "RESULTS.md with sections (heading -> text) added or replaced."
     before = (HERE/"RESULTS.md").read_text(encoding="utf-8") if (HERE/"RESULTS.md").exists() else ""
     sections = dict(part.rstrip("\n").split("\n", 1) for part in before.split("\n## ")[1:])
-    sections = {title: text + "\n" for title, text in sections.items() if title != "Limits"} | new
+    titles = {f.__doc__ for f in MEASURES.values()} # what is no longer measured leaves the page
+    sections = {title: text + "\n" for title, text in sections.items() if title in titles} | new
     made = "Made by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them."
     head = f"# Results\n\n{made} See bench.py for what is measured against what.\n"
     text = "".join(f"\n## {title}\n{part}" for title, part in (sections | {"Limits": LIMITS}).items())
