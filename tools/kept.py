@@ -412,8 +412,7 @@ def campaign_rows(part):
         fewer = every(f"{setting.replace(' of 5 ', ' of 4 ')}, without seed *.test.npz")
         (seen,) = every(f"{setting}.validation.npz")
         rows[setting] = OfAll(read_curves(file), fewer), seen["reference"].mean(1)
-    best = {"vit-harsh": "plain, lr 0.001", "resnet-gentle": "plain, lr 0.001"}.get(part)
-    return {"plain, best validation rate" if setting == best else row_name(setting): r for setting, r in rows.items()}
+    return {setting if setting.startswith("plain,") else row_name(setting): r for setting, r in rows.items()}
 
 
 def row_name(setting):

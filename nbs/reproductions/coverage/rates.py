@@ -35,8 +35,8 @@ RULES, DRAWS = ('old', 'new', 'best'), 2000
 
 
 def curve_file(part, trial, split):
-    "Of the campaign, else of the bench, whose trials the campaign went on with; None where neither has it."
-    files = [folder/part/f'{trial.name}.{split}.npz' for folder in (CAMPAIGN, BENCH)]
+    "Of the campaign, by either rule, else of the bench, whose trials it went on with; None where none has it."
+    files = [folder/part/f'{trial.name}.{split}.npz' for folder in (CAMPAIGN, CAMPAIGN/'first-rule', BENCH)]
     return next((f for f in files if f.exists()), None)
 
 
