@@ -123,12 +123,14 @@ def test_the_campaigns_labels_start():
 
 
 def test_the_simulation_has_the_recorded_settings():
-    "The old rule of rates.csv sets each committed row as the campaign did, and the new rule never takes more of them"
+    "The rule of each part sets each committed row as the campaign did, and the new rule never takes more values"
     trials = pd.read_csv(ROOT / "nbs/reproductions/coverage/rates.csv")
     recorded = pd.read_csv(ROOT / "nbs/reproductions/campaign/gains.csv").set_index(["part", "method"])
-    old = trials[trials.chosen_old & trials.set_index(["part", "method"]).index.isin(recorded.index)]
-    for row in old.itertuples():
+    again = trials.part == "vit-harsh"  # by the new rule; strengths in the table are at rates of the old one
+    by_rule = trials.chosen_old.where(~again, trials.chosen_new & (trials.choice == "learning rate"))
+    chosen = trials[by_rule & trials.set_index(["part", "method"]).index.isin(recorded.index)]
+    for row in chosen.itertuples():
         column = "lr" if row.choice == "learning rate" else "strength"
         assert row.value == pytest.approx(recorded[column][row.part, row.method], rel=.01)
     new = trials[trials.past_edge & trials.chosen_new]
-    assert len(old) > 60 and new.chosen_best.all() and new.chosen_old.all()
+    assert len(chosen) > 50 and new.chosen_best.all() and new.chosen_old.all()
