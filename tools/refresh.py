@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from configparser import ConfigParser
 from importlib import import_module
@@ -65,6 +66,7 @@ def execute(path):
     from nbdev.clean import clean_nb
 
     os.environ.setdefault("WISEFT_DEVICE", "cpu")  # what is stored is the same everywhere
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # newer versions announce more
     marks = flags()
     nb = read_nb(path)
     for cell in nb.cells:
