@@ -251,13 +251,13 @@ def test_a_folder_moved_aside_is_put_back(tmp_path):
     "A process is killed between the two renames that replace a folder."
     target = tmp_path / "model"
     p = start("""
-        import wiseft.base.files as files
         def write(text):
             with atomic_path(target, force=True, kind='model') as tmp:
                 tmp.mkdir()
                 (tmp/'config.json').write_text(text)
         write('old')
-        files._rename_to_free_name = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        rename = os.rename
+        os.rename = lambda old, new: os.kill(os.getpid(), signal.SIGKILL) if new == target else rename(old, new)
         write('new')
         """, target)
     finish(p, -signal.SIGKILL)
@@ -376,30 +376,6 @@ def test_a_name_that_is_too_long(tmp_path):
     with pytest.raises(OSError, match=f"File name too long: '{tmp_path}/{name}'"):
         write(tmp_path, name)
     assert names(tmp_path) == []
-
-
-def test_waiting_for_a_lock_is_told(tmp_path, monkeypatch):
-    "A process that holds the lock may be stopped: whoever waits learns what for."
-    p = start("""
-        from wiseft.base.files import locked
-        with locked(target):
-            ready()
-            sys.stdin.readline()
-        """, tmp_path / "results.csv", stdin=subprocess.PIPE)
-    assert p.stdout.readline() == "ready\n"
-    monkeypatch.setattr(files, "_PATIENCE", 0.1)
-    real = time.sleep
-
-    def rest(seconds):
-        real(seconds)
-        if time.monotonic() - began > 1 and p.poll() is None:
-            p.communicate("go on\n")
-    began = time.monotonic()
-    monkeypatch.setattr(time, "sleep", rest)
-    with pytest.warns(UserWarning, match="results.csv: waiting for another process that is writing it") as record:
-        append_results(table(0.5), tmp_path / "results.csv")
-    assert len(record) == 1 and time.monotonic() - began > 1
-    assert len(read_results(tmp_path / "results.csv")) == 6
 
 
 def test_a_disk_that_is_only_read(small_disk):

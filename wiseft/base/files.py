@@ -8,12 +8,12 @@ __all__ = ['MOST_COLUMNS', 'MARKER', 'data_root', 'cache_root', 'package_data', 
            'tidy', 'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once']
 
 # %% ../../nbs/api/base/02_files.ipynb #f7caf17a
-import errno,hashlib,json,os,re,secrets,shutil,time,warnings,zipfile
+import errno,hashlib,json,os,re,secrets,shutil,time,zipfile
 from contextlib import contextmanager,suppress
 from importlib.resources import files
 from pathlib import Path
 from platformdirs import user_cache_path
-from .text import BadFile, first_few, option
+from .text import BadFile, first_few, option, warn_user
 
 # %% ../../nbs/api/base/02_files.ipynb #0af1c2de
 if os.name == 'nt': import msvcrt
@@ -140,41 +140,27 @@ def _remove_hidden(hidden, lock):
     with suppress(OSError):
         if os.listdir(hidden) == ['lock']: remove_path(hidden) # the lock goes last
 
-# %% ../../nbs/api/base/02_files.ipynb #52241e99
-def _refuse_existing(target):
-    if os.path.lexists(target): raise FileExistsError(
-        f"{target} exists and is kept. Choose another name, or replace it with {option('force', True)}.")
-
-# %% ../../nbs/api/base/02_files.ipynb #2f0f5efd
-def _rename_to_free_name(tmp, target):
-    "Rename `tmp`; OSError if the new name is taken"
-    if os.name == 'nt' or tmp.is_dir(): return os.rename(tmp, target)
-    try: os.link(tmp, target)
-    except FileExistsError: raise
-    except OSError: # no links on this file system: a moment is left open here
-        _refuse_existing(target)
-        os.rename(tmp, target)
-
 # %% ../../nbs/api/base/02_files.ipynb #2f74fb03
-MARKER = '.wiseft' # in a folder: its kind, and the names of its files
-_markers = dict(classifier='wiseft.json') # kinds whose own file lists their files
-_later_files = {'README.md', 'results.png'} # a card, which is written into a classifier's folder afterwards
-_of_the_system = {'.DS_Store', 'Thumbs.db'}
+MARKER = '.wiseft' # in a folder: its kind, and the names of its files; a classifier lists them in its wiseft.json
+_OF_THE_SYSTEM = {'.DS_Store', 'Thumbs.db'}
 
 def _file_names(folder): # set of paths relative to the folder
     "Names of all files below a folder"
     paths = (p for p in folder.rglob('*') if p.is_symlink() or not p.is_dir())
     return {p.relative_to(folder).as_posix() for p in paths}
 
-def _listed_files(folder, kind): # set of names; None if the marker of this kind isn't there
-    "Names of files that a folder's marker lists"
-    marker = _markers.get(kind, MARKER)
+def _listed_files(folder, kind): # set of names; None if wiseft wrote no folder of this kind here
+    "Names of the files that wiseft wrote into a folder, by its marker"
+    marker = 'wiseft.json' if kind == 'classifier' else MARKER
     try:
         note = json.loads((folder/marker).read_text(encoding='utf-8'))
-        if kind not in _markers and note['kind'] != kind: return None
-        within = [n.rpartition('/')[0] for n in note['files'] if n.endswith('/wiseft.json')]
-        listed = {f'{f}/{n}' for f in within for n in _listed_files(folder/f, 'classifier') or ()}
-        return {marker, *note['files'], *listed} | (_later_files if kind == 'classifier' else set())
+        if kind != 'classifier' and note['kind'] != kind: return None
+        listed = {marker, *note['files']}
+        for name in note['files']:
+            if not name.endswith('/wiseft.json'): continue
+            classifier = name.removesuffix('/wiseft.json')
+            listed |= {f'{classifier}/{n}' for n in _listed_files(folder/classifier, 'classifier') or ()}
+        return listed | ({'README.md', 'results.png'} if kind == 'classifier' else set()) # its card is added later
     except Exception: return None # not what we wrote
 
 # %% ../../nbs/api/base/02_files.ipynb #8e7e9ba4
@@ -182,20 +168,13 @@ def holds(folder:str|Path, path:str|Path) -> bool:
     "Whether `path` is `folder` or is inside it"
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
-def _why_kept(target, kind): # a clause; empty if it may be replaced
-    "Why `force` must not replace `target` by a folder of this kind ('': of none; None: by a file); empty if it may"
-    if kind is None and target.is_dir(): return 'is a folder, which a file does not replace'
-    if not target.is_dir() and not target.is_file(): return 'is a pipe, a device, or a link to nothing'
-    if target.is_file(): return '' if kind is None else 'is a file, which a folder does not replace'
-    for place, what in ((os.path.expanduser('~'), 'your home'), (os.getcwd(), 'the folder you work in')):
-        if holds(target, place): return f'is {what}, or holds it'
-    if os.path.ismount(target): return 'is a mounted disk'
-    names = {n for n in _file_names(target) if Path(n).name not in _of_the_system}
+def _why_not_ours(folder, kind): # a clause; '' for a folder of this kind, or an empty one
+    "Why a folder holds more than wiseft wrote"
+    names = {n for n in _file_names(folder) if Path(n).name not in _OF_THE_SYSTEM}
     names = {n for n in names if not re.match(f'(.*/)?{_HIDDEN}/', n)} # left by a killed process
     if not names: return ''
-    listed = _listed_files(target, kind)
-    marker = _markers.get(kind, MARKER)
-    if listed is None: return f'is no {kind or "folder"} that wiseft wrote: it has no {marker} of one'
+    listed = _listed_files(folder, kind)
+    if listed is None: return f'is no {kind} that wiseft wrote'
     return f'also holds {first_few(sorted(names-listed))}, not written by wiseft' if names-listed else ''
 
 # %% ../../nbs/api/base/02_files.ipynb #94b21b39
@@ -205,40 +184,47 @@ def check_replaceable(
 ):
     "FileExistsError if `force` must not replace what is at `target`; it says why, and what to do"
     target = Path(target)
-    why = _why_kept(target, kind) if os.path.lexists(target) else ''
+    if not os.path.lexists(target): return
+    if target.is_file(): why = 'is a file, which a folder does not replace' if kind else ''
+    elif not target.is_dir(): why = 'is a pipe, a device, or a link to nothing'
+    elif not kind: why = 'is a folder, which a file does not replace'
+    elif holds(target, os.path.expanduser('~')): why = 'is your home, or holds it'
+    elif holds(target, os.getcwd()): why = 'is the folder you work in, or holds it'
+    elif os.path.ismount(target): why = 'is a mounted disk'
+    else: why = _why_not_ours(target, kind)
     if why: raise FileExistsError(
         f"{target} {why}. It is kept, also with {option('force', True)}. Choose another name, or remove it yourself if "
         "nothing in it is needed.")
 
-# %% ../../nbs/api/base/02_files.ipynb #1d537b33
-def _move_into_place(tmp, target, force, kind):
-    "Rename `tmp` to its final name"
-    if force: check_replaceable(target, (kind or '') if tmp.is_dir() else None)
-    if force and tmp.is_file():
+def _refuse_existing(target):
+    if os.path.lexists(target): raise FileExistsError(
+        f"{target} exists and is kept. Choose another name, or replace it with {option('force', True)}.")
+
+# %% ../../nbs/api/base/02_files.ipynb #2f0f5efd
+def _move_file(tmp, target, force):
+    "Rename a file; over an existing one only with `force`"
+    if force:
+        check_replaceable(target)
         with suppress(FileNotFoundError): shutil.copymode(target, tmp)
         return os.replace(tmp, target)
-    # a folder can't replace a folder at once: the old one waits in `old`, from where `tidy` fetches it if we are killed
+    try: os.link(tmp, target) # unlike a rename, a link never replaces a file
+    except OSError: # it exists, or the file system has no links: then a moment is left open here
+        _refuse_existing(target)
+        os.rename(tmp, target)
+
+def _move_folder(tmp, target, force, kind):
+    "Rename a folder; with `force` the existing one waits in `old`, from where `tidy` fetches it if we are killed"
     old = tmp.parent.with_name('old')/target.name
     if force:
+        check_replaceable(target, kind)
         old.parent.mkdir()
         with suppress(FileNotFoundError): os.rename(target, old)
-    try: _rename_to_free_name(tmp, target)
+    try: os.rename(tmp, target)
     except OSError:
         _refuse_existing(target) # another process was faster
         raise
     finally:
-        if old.exists(): # back to its place if the new one isn't there, else to where the caller removes it
-            os.rename(old, tmp if os.path.lexists(target) else target)
-
-# %% ../../nbs/api/base/02_files.ipynb #c75cbff1
-_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-
-def _raise_about_target(e, target):
-    "Raise an OSError that writing caused again, about `target`"
-    name = e.filename2 or e.filename
-    hidden = str(target.with_name('.wiseft-'))
-    if str(name).startswith(hidden) or name is None and e.errno in _WRITE_ERRORS:
-        raise OSError(e.errno, e.strerror, str(target)) from e
+        if old.exists() and not os.path.lexists(target): os.rename(old, target)
 
 # %% ../../nbs/api/base/02_files.ipynb #8a321657
 def tidy(folder:str|Path):
@@ -262,6 +248,8 @@ def _remove_abandoned(hidden):
         _remove_hidden(hidden, lock)
 
 # %% ../../nbs/api/base/02_files.ipynb #4055708d
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
 @contextmanager
 def atomic_path(
     target:str|Path, # file or folder to make; its folder is made if missing
@@ -280,18 +268,22 @@ def atomic_path(
         with _hidden_folder(target.parent) as folder:
             tmp = folder/target.name
             yield tmp
-            if kind and kind not in _markers and tmp.is_dir():
-                names = _file_names(tmp) - {MARKER} | {*later}
-                note = dict(kind=kind, files=sorted(names))
+            is_folder = tmp.is_dir()
+            if is_folder and kind not in (None, 'classifier'):
+                note = dict(kind=kind, files=sorted(_file_names(tmp) - {MARKER} | {*later}))
                 (tmp/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
-            parts = [*(tmp.rglob('*') if tmp.is_dir() else []), tmp]
+            parts = [*tmp.rglob('*'), tmp]
             if len(parts) > 100 and hasattr(os, 'sync'): os.sync() # thousands one by one take minutes
             else:
                 for path in parts: _fsync(path)
-            _move_into_place(tmp, target, force, kind)
+            if is_folder: _move_folder(tmp, target, force, kind)
+            else: _move_file(tmp, target, force)
             _fsync(target.parent)
     except OSError as e:
-        _raise_about_target(e, target)
+        name = e.filename2 or e.filename
+        of_hidden_folder = str(name).startswith(str(target.with_name('.wiseft-')))
+        if of_hidden_folder or name is None and e.errno in _WRITE_ERRORS:
+            raise OSError(e.errno, e.strerror, str(target)) from e # the name that the user knows
         raise
 
 # %% ../../nbs/api/base/02_files.ipynb #4a692793
@@ -304,8 +296,6 @@ def existing_folder(path:str|Path, what:str='folder') -> Path:
     return path
 
 # %% ../../nbs/api/base/02_files.ipynb #8b8ea2d0
-_PATIENCE = 5 # seconds, after which we say what we are waiting for
-
 @contextmanager
 def locked(
     target:str|Path, # file that is read and then replaced
@@ -316,17 +306,14 @@ def locked(
     target.parent.mkdir(parents=True, exist_ok=True)
     name = os.fsdecode(os.fsencode(target.name)[:240]) # file systems allow 255 bytes
     with open(target.with_name(f'.{name}.lock'), 'ab') as file:
-        end = time.monotonic() + _PATIENCE
-        while (is_locked := _lock(file)) is False:
+        is_locked = _lock(file)
+        while is_locked is False:
             if not wait: raise BlockingIOError(errno.EAGAIN, f'Another process is writing {target}.')
-            if time.monotonic() > end:
-                warnings.warn(f'{target}: waiting for another process that is writing it. If that process is stopped, '
-                              'continue or end it.', stacklevel=3)
-                end = float('inf')
             time.sleep(.05)
-        if is_locked is None: warnings.warn(
+            is_locked = _lock(file)
+        if is_locked is None: warn_user(
             f"{target} can't be locked here: the file system doesn't support it. Let one process at a time write this "
-            'file.', stacklevel=3)
+            'file.')
         try: yield
         finally:
             if is_locked and os.name != 'nt': fcntl.flock(file, fcntl.LOCK_UN) # child processes may have it open, too
