@@ -20,23 +20,19 @@ def best_device(
 ) -> torch.device: # of several processes on one machine each has a GPU of its own
     "The device that is given; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     choice = device or os.environ.get('WISEFT_DEVICE')
-    if not choice:
-        best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
-        return _gpu_of_process(torch.device(best))
-    there = ['cpu']
-    if torch.cuda.device_count(): there += ['cuda', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available(): there.append('mps')
-    known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
-    if known and str(choice) not in there: raise ValueError(
-        f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
-    return _gpu_of_process(torch.device(choice))
-
-# %% ../../nbs/api/base/04_devices.ipynb #44667353
-def _gpu_of_process(device): # torch.device
-    "The GPU of this process, if a launcher started several processes and no device is given"
+    if choice:
+        there = ['cpu']
+        if n := torch.cuda.device_count(): there += ['cuda', *(f'cuda:{i}' for i in range(n))]
+        if torch.backends.mps.is_available(): there.append('mps')
+        known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
+        if known and str(choice) not in there: raise ValueError(
+            f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
+        result = torch.device(choice)
+    elif torch.accelerator.is_available(): result = torch.accelerator.current_accelerator()
+    else: result = torch.device('cpu')
     several = os.environ.get('WORLD_SIZE', '1') not in ('', '1')
-    if not several or device != torch.device('cuda'): return device
-    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+    if several and result == torch.device('cuda'): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+    return result
 
 # %% ../../nbs/api/base/04_devices.ipynb #5e1f0a02
 def widest_float(device:torch.device) -> torch.dtype:
@@ -118,23 +114,20 @@ def describe_device(
     return f'on {name}, {_words[precision]}{threads}'
 
 # %% ../../nbs/api/base/04_devices.ipynb #cdaa7357
-_HELPS = 'What helps, in this order: a smaller batch'
-
-def _what_helps():
-    trains = f"{option('train', 'last:2')} or {option('train', 'head')}"
-    return (f"{_HELPS} ({option('batch_size')}), for which {option('accumulate')} makes up; layers computed again "
-            f"instead of kept ({option('grad_checkpointing', True)}); fewer weights that train ({trains}); fewer "
-            f"processes that read images ({option('workers')}); another device ({option('device', 'cpu')})")
-
 @contextmanager
 def memory_advice():
     "Context in which an out-of-memory error says what to do"
     try: yield
     except (RuntimeError, MemoryError, OSError) as e:
-        if not is_out_of_memory(e) or _HELPS in str(e): raise # the second from a block within this one
+        if not is_out_of_memory(e) or 'What helps, in this order' in str(e): raise # the second from a block within this
         kind = torch.OutOfMemoryError if 'out of memory' in str(e) else MemoryError # of an accelerator or the system
-        first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))[:3]
-        raise kind(f"There is too little memory. {_what_helps()}. {' '.join(first)}") from e
+        first = ' '.join(re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))[:3])
+        trains = f"{option('train', 'last:2')} or {option('train', 'head')}"
+        raise kind(
+            f"There is too little memory. What helps, in this order: a smaller batch ({option('batch_size')}), for "
+            f"which {option('accumulate')} makes up; layers computed again instead of kept "
+            f"({option('grad_checkpointing', True)}); fewer weights that train ({trains}); fewer processes that read "
+            f"images ({option('workers')}); another device ({option('device', 'cpu')}). {first}") from e
 
 # %% ../../nbs/api/base/04_devices.ipynb #fdd1be11
 def release_memory():

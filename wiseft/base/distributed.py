@@ -7,7 +7,7 @@ __all__ = ['n_processes', 'rank', 'start', 'from_all_processes', 'in_first_proce
            'distributed', 'told_once', 'end']
 
 # %% ../../nbs/api/base/05_distributed.ipynb #53bd2f51
-import atexit, os, sys, time, torch
+import atexit, os, re, sys, time, torch
 import torch.distributed as dist
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -72,6 +72,7 @@ def in_first_process(work): # a function without arguments
 
 # %% ../../nbs/api/base/05_distributed.ipynb #10bd7fd8
 class _Gather(torch.autograd.Function):
+    "Rows of all processes, padded to one number to be sent; the gradient of this process's own rows comes back"
     @staticmethod
     def forward(ctx, own, counts):
         ctx.own, ctx.n = own.shape, counts[rank()]
@@ -131,28 +132,28 @@ def distributed(
 
 # %% ../../nbs/api/base/05_distributed.ipynb #c27f7e86
 def told_once(error:BaseException) -> str|None: # None: another process reports it
-    "The message of a fatal error, in the process that reports it"
-    words = str(error)
-    if _store is None: return words if os.environ.get('LOCAL_RANK', '0') == '0' else None # not connected: all met it
-    of_group = 'gloo', 'NCCL', 'Connection closed by peer'
-    lost = isinstance(error, RuntimeError) and any(w in words for w in of_group)
-    if lost: words = (f'Another of the {n_processes()} processes has died, perhaps killed for want of memory, and the '
-        'others end with it.')
-    me = str(rank())
-    try: speaks = _store.compare_set('wiseft spoke', '', me).decode() == me
-    except RuntimeError: return words if me == '1' and lost else None # the first is gone, with all words
+    "The message of a fatal error, in the first process that fails"
+    message, me = str(error), str(rank())
+    if _store is None: return message if os.environ.get('LOCAL_RANK', '0') == '0' else None # not connected: all met it
+    lost = isinstance(error, RuntimeError) and re.search('gloo|NCCL|Connection closed by peer', message)
+    if lost: message = (
+        f'Another of the {n_processes()} processes has died, perhaps killed for want of memory, and the others end '
+        'with it.')
+    try: is_first = _store.compare_set('wiseft spoke', '', me).decode() == me
+    except RuntimeError: return message if me == '1' and lost else None # process 0, which held the store, is gone
     _store.add('wiseft ended', 1)
     dist.destroy_process_group(_cpus) # which the others notice
-    for _ in range(50 if me == '0' else 0):
-        if _store.add('wiseft ended', 0) == n_processes(): break
-        time.sleep(.1)
-    return words if speaks else None
+    if me == '0': # the store ends with this process: wait up to 5 seconds for the others
+        for _ in range(50):
+            if _store.add('wiseft ended', 0) == n_processes(): break
+            time.sleep(.1)
+    return message if is_first else None
 
 def _last_trace(kind, error, trace):
     "Exception hook that prints the traceback in one process only"
-    words = told_once(error)
-    if words == str(error): sys.__excepthook__(kind, error, trace)
-    elif words: print(words, file=sys.stderr)
+    message = told_once(error)
+    if message == str(error): sys.__excepthook__(kind, error, trace)
+    elif message: print(message, file=sys.stderr)
     end(1)
 
 def end(code:int):

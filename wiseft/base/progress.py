@@ -56,36 +56,37 @@ PAUSE = 5. # seconds between two lines at least
 LONG = 30. # seconds; what takes longer says so after the first item
 
 def with_progress(
-    iterable, # such as a loader of batches
+    iterable, # with a length, such as a loader of batches
     label, # what is being done; or a function that returns it, asked anew each time
-    total:int=None, # items; default `len(iterable)`
     images:int=None, # images in all items together, for images per second
     progress:bool=True, # False: say nothing
-    later:int=0, # images of the passes that follow, whose time is told too
+    later:int=0, # images of the sets that follow, whose time is told too
 ): # yields the items
-    "Iterate, and report progress"
-    total = len(iterable) if total is None else total
-    words = label if callable(label) else lambda: label
-    in_all = total*(1 + later/images) if later else total # items
-    began = last = perf_counter()
+    "Iterate, and report progress: by a bar where one is visible, else by a line after each tenth of the items"
+    if not reports_progress(progress):
+        yield from iterable
+        return
+    total, began = len(iterable), perf_counter()
+    in_all = total*(1 + later/images) if later else total # items, with those of the sets that follow
+    def words(): return label() if callable(label) else label
     def for_all(seconds): return f', {duration(seconds)} left for all sets' if later else ''
-    if not reports_progress(progress): yield from iterable
-    elif has_visible_bar():
+    if has_visible_bar():
         from fastprogress import progress_bar
         bar = progress_bar(iterable, total=total, leave=False)
         bar.comment = words()
         for i, item in enumerate(bar, 1):
             yield item
-            bar.comment = words() + for_all((perf_counter()-began)/i*(in_all-i))
-    else: # a line on standard error after some seconds, then after each tenth of the items, if that took a while
-        tenth = -1
-        for i, item in enumerate(iterable, 1):
-            yield item
-            now = perf_counter()
-            each = (now-began)/i # seconds
-            is_long = i == 1 and each*(in_all-i) > LONG
-            if not is_long and (10*i//total == tenth or now-last < PAUSE): continue
-            tenth, last = 10*i//total, now
-            speed = f', {images/total/each:,.0f} images per second' if images else ''
-            left = f', {duration(each*(total-i))} left' if i < total else ''
-            print(f'{words()}: {i/total:.0%}{speed}{left}{for_all(each*(in_all-i))}', file=sys.stderr, flush=True)
+            each = (perf_counter()-began)/i # seconds
+            bar.comment = words() + for_all(each*(in_all-i))
+        return
+    last, tenth = began, -1
+    for i, item in enumerate(iterable, 1):
+        yield item
+        now = perf_counter()
+        each = (now-began)/i
+        is_due = 10*i//total != tenth and now-last >= PAUSE
+        if not is_due and (i > 1 or each*(in_all-i) <= LONG): continue
+        tenth, last = 10*i//total, now
+        speed = f', {images/total/each:,.0f} images per second' if images else ''
+        left = f', {duration(each*(total-i))} left' if i < total else ''
+        print(f'{words()}: {i/total:.0%}{speed}{left}{for_all(each*(in_all-i))}', file=sys.stderr, flush=True)
