@@ -148,7 +148,7 @@ class Index:
 
     def label(self, folder, value):
         with patch.dict(os.environ, WISEFT_CACHE=str(folder)):
-            return tar_index(folder / f"{value}.tar", lambda name: name.endswith(".png")).label[0] / 4
+            return tar_index(folder / f"{value}.tar", lambda name: name.endswith(".png"))[1][0, 2] / 4
 
     def read(self, folder):
         assert self.label(folder, 0.25) == 0.25

@@ -619,8 +619,8 @@ class Indices(Reader):
         yield dict(all=self.kept.read_bytes())
 
     def index(self):
-        result = tar_index(self.tar, lambda name: name.endswith(".png"))
-        return list(result.names), *(a.tolist() for a in (result.offset, result.size, result.label))
+        names, places = tar_index(self.tar, lambda name: name.endswith(".png"))
+        return list(names), places.tolist()
 
     def read(self, folder):
         given = (folder / self.name).read_bytes()
