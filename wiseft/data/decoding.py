@@ -18,26 +18,29 @@ from ..base.files import blame_memory
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
 def to_rgb(im:Image.Image) -> Image.Image:
     "Convert any PIL image to 8-bit RGB: more bits are scaled, transparency becomes white"
-    # pixels whose white is unknown
     if im.mode == 'F': unknown = 'Floating-point'
     elif _tiff_value(im, 258, 8) > 16: unknown = '32-bit'
     elif _tiff_value(im, 339, 1) == 2: unknown = 'Signed'
-    else: unknown = None
+    else: unknown = ''
     if unknown: raise ValueError(f'{unknown} pixels, whose white is unknown. Save it with 8 or 16 bits.')
+    if im.mode.startswith('I'): return _gray_in_8_bits(im).convert('RGB')
+    return _on_white(im) if im.has_transparency_data else im.convert('RGB')
 
-    # gray of more than 8 bits, which Pillow scales to 16 but in a TIFF; what is transparent becomes white
-    if im.mode.startswith('I'):
-        a, bits = np.asarray(im), _tiff_value(im, 258, 16)
-        if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
-            '32-bit pixels outside 0…65535, whose white is unknown. Save it with 8 or 16 bits.')
-        gray = (a >> (bits-8)).astype(np.uint8)
-        if _tiff_value(im, 262, 1) == 0: gray = 255-gray # black on white: in these depths Pillow doesn't turn it round
-        if (clear := im.info.get('transparency')) is not None: gray[a == clear] = 255
-        return Image.fromarray(gray).convert('RGB')
-    if not im.has_transparency_data: return im.convert('RGB')
+def _gray_in_8_bits(im): # of 16 bits, or in a TIFF of as many as it says
+    "Scale deep gray values; the clear one becomes white"
+    values, bits = np.asarray(im), _tiff_value(im, 258, 16)
+    if im.mode == 'I' and (values.min() < 0 or values.max() > 65535): raise ValueError(
+        '32-bit pixels outside 0…65535, whose white is unknown. Save it with 8 or 16 bits.')
+    gray = (values >> (bits-8)).astype(np.uint8)
+    if _tiff_value(im, 262, 1) == 0: gray = 255-gray # black on white: in these depths Pillow doesn't turn it round
+    clear = im.info.get('transparency')
+    if clear is not None: gray[values == clear] = 255
+    return Image.fromarray(gray)
 
-    # transparency as a channel; a PNG's one clear color is scaled as Pillow scales the pixels, where it has yet to
+def _on_white(im):
+    "Lay an image with transparency on white"
     if im.mode != 'RGBA':
+        # Pillow will scale the pixels to 8 bits; a PNG's clear color has to be scaled alike
         clear = im.info.get('transparency')
         depth = im.tile[0][3] if getattr(im, 'tile', None) else None
         if depth == 'L;2': im.info['transparency'] = 85*clear
@@ -49,7 +52,7 @@ def to_rgb(im:Image.Image) -> Image.Image:
     return white
 
 def _tiff_value(im, tag, default):
-    "First value of a TIFF tag"
+    "First value of a TIFF tag: 258 bits per value, 339 their format (2: signed), 262 what 0 means (0: white)"
     return np.ravel(im.tag_v2.get(tag, default))[0] if im.format == 'TIFF' else default
 
 # %% ../../nbs/api/data/01_decoding.ipynb #5a1c0002
@@ -71,11 +74,12 @@ def as_picture(
     if x.ndim == 3 and x.shape[2] not in channels: x = x.transpose(1, 2, 0) # they came first
     if x.ndim != 3 or x.shape[2] not in channels or not x.size: raise ValueError(
         f'Expected a picture of shape (height, width, 3) or (3, height, width); got {shape}.')
-    low, high, white = x.min(), x.max(), 1 if x.dtype.kind == 'f' else 255
+    is_float = x.dtype.kind == 'f'
+    low, high, white = x.min(), x.max(), 1 if is_float else 255
     if x.dtype.kind not in 'uif' or not 0 <= low <= high <= white: raise ValueError(
         f'A picture has {x.dtype} values from {low:g} to {high:g}. Expected integers from 0 to 255, or floats from 0 '
         'to 1, before any normalization.')
-    if x.dtype.kind == 'f': x = (255*x).round()
+    if is_float: x = (255*x).round()
     if x.shape[2] == 1: x = x[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(x, np.uint8)))
 
@@ -104,8 +108,10 @@ if 'WISEFT_MAX_PIXELS' in os.environ:
 # %% ../../nbs/api/data/01_decoding.ipynb #97194a0f
 class UnreadableImage(BadFile): "A file that can't be decoded as an image"
 
-def _check_whole(im, read, at_least):
-    "ValueError if a JPEG is truncated"
+def _check_whole(im, read, at_least): # the decoded image; function that gives the bytes of its file
+    "ValueError if a JPEG is truncated: bytes inserted before its end marker then change the picture"
+    corner = set(np.ravel(im.getpixel((im.width-1, im.height-1)))) # gray where data are missing
+    if not corner <= {127, 128}: return
     data = read()
     end = data.rfind(b'\xff\xd9')
     with type(im)(BytesIO(data[:end] + bytes(range(1, 255)) + data[end:])) as other:
@@ -128,13 +134,11 @@ def open_image(
             n, limit = im.width*im.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and n > limit: raise ValueError(f'{n:,} pixels, {_too_many(limit)}')
             if at_least: im.draft(None, (at_least, at_least))
-            deep_png = im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
-            deep = _tiff_value(im, 258, 8) == 16 or deep_png
+            is_deep_png = im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
+            has_16_bits = is_deep_png or _tiff_value(im, 258, 8) == 16
             rgb = to_rgb(im)
-            if deep: _warn_of_black(rgb, path)
-            if im.format == 'JPEG':
-                corner = set(np.ravel(im.getpixel((im.width-1, im.height-1)))) # gray stands where data are missing
-                if corner <= {127, 128}: _check_whole(im, read or Path(path).read_bytes, at_least)
+            if has_16_bits: _warn_of_black(rgb, path)
+            if im.format == 'JPEG': _check_whole(im, read or Path(path).read_bytes, at_least)
             rgb.info = im.info
             if upright: ImageOps.exif_transpose(rgb, in_place=True)
             return rgb
