@@ -234,6 +234,7 @@ def tidy(folder:str|Path):
         with suppress(OSError): _remove_abandoned(path) # else another process was first, or it is not ours to touch
 
 def _remove_abandoned(hidden):
+    "Remove a hidden folder whose writer is gone; what was moved aside there gets its name back if that is free"
     try: lock = open(hidden/'lock', 'r+b')
     except FileNotFoundError: return hidden.rmdir() # empty: just made, or almost removed
     with lock:

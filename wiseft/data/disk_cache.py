@@ -68,41 +68,40 @@ def write_entry(
     folder:Path|None, # from `cache_entry`; None: nothing is kept
     arrays, # iterable of arrays of one dtype and number of dimensions; None for what there isn't
     **about # notes for `cache_table`
-) -> CacheEntry:   # None, and a warning, if it can't be written
+) -> CacheEntry|None:   # None, and a warning, if it can't be written
     "Keep arrays, whole or not at all"
     if folder is None: return None
-    shapes, example = [], None
+    shapes = []
     try:
         with atomic_path(folder) as tmp:
             tmp.mkdir()
             with open(tmp/'data', 'wb') as f:
                 for a in arrays:
-                    if a is not None:
-                        example = a
-                        np.ascontiguousarray(a).tofile(f)
                     shapes.append(None if a is None else a.shape)
-            none = (0,)*example.ndim
-            np.save(tmp/'shapes.npy', [s or none for s in shapes])
-            about |= dict(n=len(shapes) - shapes.count(None), dtype=str(example.dtype))
-            about['sha256'] = content_hashes([tmp/'data', tmp/'shapes.npy'])
+                    if a is None: continue
+                    written = np.ascontiguousarray(a)
+                    written.tofile(f)
+            without = (0,)*written.ndim # shape where there is no array
+            np.save(tmp/'shapes.npy', [shape or without for shape in shapes])
+            sha256 = content_hashes([tmp/'data', tmp/'shapes.npy'])
+            about |= dict(n=len(shapes) - shapes.count(None), dtype=str(written.dtype), sha256=sha256)
             (tmp/'about.json').write_text(json.dumps(about))
-    except FileExistsError: return open_entry(folder) # another process was first
+    except FileExistsError: pass # another process was first
     except OSError as e:
         warn_user(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
                   'keeps nothing.')
         return None
     make_room() # perhaps of this one
-    try: return CacheEntry(folder) # its content was hashed a moment ago
-    except FileNotFoundError: return None
+    return open_entry(folder)
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #e771fe59
-def open_entry(folder:Path|None): # `CacheEntry`, or None
+def open_entry(folder:Path|None) -> CacheEntry|None:
     "Open an entry; None if it is missing, or damaged, in which case it is removed"
+    if folder is None or not folder.exists(): return None
     try:
-        if folder is None or not folder.exists(): return None
-        written = json.loads((folder/'about.json').read_text())['sha256']
-        if content_hashes([folder/'data', folder/'shapes.npy']) == written: return CacheEntry(folder)
-    except (FileNotFoundError, PermissionError): return None # or another user's
+        about = json.loads((folder/'about.json').read_text())
+        if content_hashes([folder/'data', folder/'shapes.npy']) == about['sha256']: return CacheEntry(folder)
+    except (FileNotFoundError, PermissionError): return None # just removed, or another user's
     except Exception: pass # damaged
     remove_path(folder)
 

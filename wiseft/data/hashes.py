@@ -24,11 +24,10 @@ def file_identities(
         try:
             s = os.stat(path)
             if s.st_dev not in file_systems: file_systems[s.st_dev] = _file_system(path)
-        except (OSError, ValueError): s = None
-        if s is None or not stat.S_ISREG(s.st_mode):
-            yield None
-            continue
-        yield f'{file_systems[s.st_dev]} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}'
+            is_file = stat.S_ISREG(s.st_mode)
+        except (OSError, ValueError): is_file = False
+        if is_file: yield f'{file_systems[s.st_dev]} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}'
+        else: yield None
 
 def file_identity(
     path:str|Path # anything
@@ -105,13 +104,12 @@ def content_hashes(
             some = paths[start:start+_AT_ONCE]
             identity_of = list(identities(some))
             file_of = {i: p for i, p in zip(identity_of, some) if i}
-            remembered = _known_hashes(file_of)
-            new = {i: p for i, p in file_of.items() if i not in remembered}
-            results = zip(new, pool.map(hashed, new.values()))
+            known = _known_hashes(file_of)
+            new = [i for i in file_of if i not in known]
+            results = zip(new, pool.map(hashed, (file_of[i] for i in new)))
             read = {i: h for i, h in results if h}
             remember_hashes(read)
-            remembered |= read
-            hashes += [remembered.get(i) for i in identity_of]
+            hashes += [known.get(i) or read.get(i) for i in identity_of]
     return hashes
 
 # %% ../../nbs/api/data/04_hashes.ipynb #ae0e0002
