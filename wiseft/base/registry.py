@@ -110,14 +110,16 @@ _INPUTS = dict(loss=1, constraint=4, ensemble=2) # first arguments, of a step, a
 
 @patch
 def with_prepared(self:Method, *args) -> Method: # as `prepare` takes them
-    "The same method, given what its `prepare` computes; unless everything it requires is given already"
+    "The same method with what `prepare` computes as hyperparameters; unchanged if it lacks none that it requires"
     required = [k for k, p in self._takes.items() if p.default is p.empty][_INPUTS[self.kind]:]
     if not self.prepare or self.given.keys() >= {*required}: return self
     return replace(self, given=self.prepared(*args) | self.given)
 
 # %% ../../nbs/api/base/00_registry.ipynb #6333ee24
-_ALSO = dict(wiseft='weightspace')
-def _plain(name): return ''.join(c for c in name.lower() if c.isalnum())
+def _plain(name):
+    "Small letters and digits of a name; `wise-ft` is the method that tables call `weight-space`"
+    plain = ''.join(c for c in name.lower() if c.isalnum())
+    return 'weightspace' if plain == 'wiseft' else plain
 
 PAGES = [] # functions that import what else defines methods; `wiseft.methods.index` adds one
 
@@ -128,7 +130,7 @@ def find_method(
     "Find a method by name, or a chain of two merges such as 'TSV-M+LiNeS'; ValueError lists the methods"
     first, plus, second = name.partition('+')
     if plus: return find_method(first.strip(), kind) + find_method(second.strip(), kind) # `Chain` of weights.merge
-    plain = _ALSO.get(_plain(name), _plain(name))
+    plain = _plain(name)
     def by_name(): return {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
     if plain not in by_name():
         for import_pages in PAGES: import_pages()

@@ -10,7 +10,6 @@ __all__ = ['cache_limit', 'cache_entry', 'image_key', 'CacheEntry', 'write_entry
 import hashlib, json, os
 import numpy as np, pandas as pd, PIL
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from .. import __version__
 from ..base.text import number_from_environment, warn_user
@@ -106,14 +105,13 @@ def open_entry(folder:Path|None) -> CacheEntry|None:
     remove_path(folder)
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #4b0d59c8
-_kinds = 'pixels', 'features', 'texts', 'thumbnails'
-
 def _entries():
     "Size and time of last use of each entry, least recently used first"
     entries = {}
-    for folder in chain.from_iterable((cache_root()/kind).glob('[!.]*') for kind in _kinds):
-        try: entries[folder] = sum(p.stat().st_size for p in folder.iterdir()), folder.stat().st_mtime
-        except OSError: pass # another process removed it
+    for kind in 'pixels', 'features', 'texts', 'thumbnails':
+        for folder in (cache_root()/kind).glob('[!.]*'):
+            try: entries[folder] = sum(p.stat().st_size for p in folder.iterdir()), folder.stat().st_mtime
+            except OSError: pass # another process removed it
     return dict(sorted(entries.items(), key=lambda e: e[1][1]))
 
 def make_room():

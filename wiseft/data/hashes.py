@@ -55,7 +55,7 @@ def _memory():
 def _known_hashes(identities): # dict identity -> hash, of those that are known
     "Look up hashes by identity"
     identities, rows = list(identities), {}
-    if not os.path.exists(cache_root()/'hashes.sqlite'): return rows # nor where nobody may look
+    if not os.path.exists(cache_root()/'hashes.sqlite'): return rows # or this user may not look there
     try:
         with closing(_memory()) as db:
             for start in range(0, len(identities), 500): # one by one takes seven times as long

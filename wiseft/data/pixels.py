@@ -90,15 +90,16 @@ def decode_once(
 ) -> Pixels: # the same, whose images come from the cache from now on, if all of them fit
     "Decode a set into the cache, unless this was done before"
     images, key = pixels.images, pixels.transform.pixels_key
-    folder = cache_entry('pixels', key and image_key(images, key))
-    if folder is None or not len(images): return pixels
+    if key is None or not len(images): return pixels # a transform whose pixels can't be cached
+    folder = cache_entry('pixels', image_key(images, key))
+    if folder is None: return pixels
     pixels.kept = open_entry(folder)
-    if pixels.kept is None and _fits(pixels, progress):
+    if pixels.kept is None and _fits_into_cache(pixels, progress):
         place = images.root or images.paths[0].parent
         pixels.kept = write_entry(folder, _arrays(pixels, workers, progress), name=f'{images.name} in {place}')
     return pixels
 
-def _fits(pixels, progress): # bool
+def _fits_into_cache(pixels, progress): # bool
     "Whether the cache has room for all images, by the size of sixteen"
     pixels_or_error = PixelsOrError(pixels)
     some = [pixels_or_error[i] for i in pixels.images.spread(16).tolist()]
@@ -118,7 +119,8 @@ def _arrays(pixels, workers, progress): # yields (height, width, 3) arrays, or N
         if isinstance(a, str):
             reasons.append(a)
             check_skipped(images, reasons)
-        yield None if isinstance(a, str) else a
+            a = None
+        yield a
 
 # %% ../../nbs/api/data/06_pixels.ipynb #0b17bae8
 def unreadable(
@@ -129,9 +131,9 @@ def unreadable(
     images, reasons = pixels.images, {}
     if images.pixels is not None: return reasons
     kept = decode_once(pixels, progress=progress).kept
-    unknown = range(len(images))
-    if kept is not None: unknown = np.flatnonzero(kept.shapes.prod(1) == 0).tolist() # empty: kept without a reason
-    for i, a in zip(unknown, _loader(pixels, unknown, None)):
+    if kept is None: suspects = range(len(images))
+    else: suspects = np.flatnonzero(kept.shapes.prod(1) == 0).tolist() # unreadable images are kept as empty arrays
+    for i, a in zip(suspects, _loader(pixels, suspects, None)):
         if not isinstance(a, str): continue
         reasons[i] = a
         check_skipped(images, list(reasons.values()))

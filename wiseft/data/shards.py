@@ -99,7 +99,7 @@ def _label_in_json(member, tar): # int or None
 # %% ../../nbs/api/data/08_shards.ipynb #f5190bac
 def _read_index(path, is_image): # as of `tar_index`
     "Read the index of a tar's images"
-    places, labels, labels_in_json, names = {}, {}, {}, set()
+    sample_of, places, labels, labels_in_json, names = {}, [], {}, {}, set()
     for m, tar in _tar_members(path):
         sample, ending = _sample_and_ending(m.name)
         if ending not in LABELS and not is_image(m.name): continue
@@ -114,19 +114,21 @@ def _read_index(path, is_image): # as of `tar_index`
         elif ending == 'json':
             label = _label_in_json(m, tar)
             if label is not None: labels_in_json[sample] = label
-        else: places[m.name] = m.offset_data, m.size
+        else:
+            sample_of[m.name] = sample
+            places.append((m.offset_data, m.size))
     labels = labels or labels_in_json
-    if labels: _check_samples(path, places, labels)
-    rows = [(offset, size, labels.get(_sample_and_ending(name)[0], -1)) for name, (offset, size) in places.items()]
-    return TextColumn(places), np.array(rows, np.int64).reshape(-1, 3)
+    if labels: _check_samples(path, sample_of, labels)
+    rows = [(*place, labels.get(sample, -1)) for place, sample in zip(places, sample_of.values())]
+    return TextColumn(sample_of), np.array(rows, np.int64).reshape(-1, 3)
 
-def _check_samples(path, images, labels):
+def _check_samples(path, sample_of, labels): # sample of each image, label of each sample
     "`BadFile` unless each image has a label of its own"
-    of_sample = Counter(_sample_and_ending(n)[0] for n in images)
-    if lacking := [n for n in images if _sample_and_ending(n)[0] not in labels]: raise BadFile(
+    if lacking := [name for name, sample in sample_of.items() if sample not in labels]: raise BadFile(
         f'{path}: no label for {first_few(lacking)}. Each image of a WebDataset has a member '
         f'{" or ".join(f".{ending}" for ending in LABELS)} beside it.')
-    if more := [n for n in images if of_sample[_sample_and_ending(n)[0]] > 1]: raise BadFile(
+    n_images = Counter(sample_of.values())
+    if more := [name for name, sample in sample_of.items() if n_images[sample] > 1]: raise BadFile(
         f'{path} has several images for one label: {first_few(more)} begin alike, up to the first dot. Pack it again, '
         'with one image per sample.')
 

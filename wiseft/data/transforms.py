@@ -21,15 +21,13 @@ class ClipTransform:
     def __init__(self,
         preprocess:dict # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     ):
-        # of the short side, which the middle is cut from; timm's models have it
-        part = preprocess.get('crop_pct') if preprocess.get('resize_mode', 'shortest') == 'shortest' else None
-        theirs = {k: v for k,v in preprocess.items() if k != 'crop_pct'}
-        config = open_clip.transform.PreprocessCfg(**theirs)
-        steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms
-        self.steps = steps[:-2] # the last two are `normalize`
-        self.settings = asdict(config) | (dict(crop_pct=part) if part else {})
-        if part:
-            side = math.floor(np.max(config.size)/part)
+        config = open_clip.transform.PreprocessCfg(**{k: v for k, v in preprocess.items() if k != 'crop_pct'})
+        self.settings = asdict(config)
+        self.steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms[:-2] # then `normalize`
+        crop_pct = preprocess.get('crop_pct')
+        if crop_pct and config.resize_mode == 'shortest': # as in timm, the middle is cut from a larger picture
+            self.settings['crop_pct'] = crop_pct
+            side = math.floor(np.max(config.size)/crop_pct)
             self.steps[0] = torchvision.transforms.Resize(side, self.steps[0].interpolation)
     def pixels(self,
         image:Image.Image # PIL image
@@ -93,14 +91,9 @@ def wrong_range(self:ClipTransform,
 
 
 # %% ../../nbs/api/data/02_transforms.ipynb #3574eb9c
-def _noise(height, width):
-    "A random test picture"
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
 class OwnTransform:
-    "A transform without halves"
-    at_least = pixels_key = key = None # nothing of it can be kept
+    "A transform that runs whole: `pixels` gives what it returns, `normalize` changes no value"
+    at_least = pixels_key = key = None # nothing of it can be cached
     def __init__(self,
         transform # PIL image -> tensor
     ): self.transform = transform
@@ -112,8 +105,10 @@ class OwnTransform:
     def __repr__(self): return repr(self.transform)
     def __eq__(self, other):
         if self.transform is getattr(other, 'transform', other): return True
+        rng = np.random.default_rng(0)
         with torch.random.fork_rng(devices=[]):
-            for im in _noise(300, 400), _noise(400, 300):
+            for size in (300, 400, 3), (400, 300, 3): # two random pictures
+                im = Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8))
                 a, b = self(im), other(im)
                 if a.shape != b.shape or not torch.equal(a, b): return False
         return True
