@@ -37,19 +37,18 @@ _cpus = None  # the group that words go through; None: the only one
 def start(
     device:str|torch.device|None=None # that this process computes on, as for `best_device`
 ):
-    "Connect to the other processes, if there are any"
+    "Connect to the other processes, if there are any: CPUs by gloo, GPUs by NCCL"
     global _store, _cpus
     if n_processes() == 1 or _joined(): return
     from torch.distributed.rendezvous import rendezvous
     device = best_device(device)
-    cuda = device.type == 'cuda'
-    if cuda: torch.cuda.set_device(device)
     _store, me, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
-    long, short = timedelta(days=7), timedelta(minutes=30)
-    backend, patience = ('cpu:gloo,cuda:nccl', short) if cuda else ('gloo', long)
-    store = dist.PrefixStore('wiseft', _store)
-    dist.init_process_group(backend, store=store, rank=me, world_size=n, timeout=patience)
-    if cuda: _cpus = dist.new_group(backend='gloo', timeout=long)
+    group = dict(store=dist.PrefixStore('wiseft', _store), rank=me, world_size=n)
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+        dist.init_process_group('cpu:gloo,cuda:nccl', timeout=timedelta(minutes=30), **group)
+        _cpus = dist.new_group(backend='gloo', timeout=timedelta(days=7))
+    else: dist.init_process_group('gloo', timeout=timedelta(days=7), **group)
     sys.excepthook = _last_trace
     atexit.register(lambda: _joined() and dist.destroy_process_group())
 

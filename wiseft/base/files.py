@@ -160,7 +160,8 @@ def _listed_files(folder, kind): # set of names; None if wiseft wrote no folder 
             if not name.endswith('/wiseft.json'): continue
             classifier = name.removesuffix('/wiseft.json')
             listed |= {f'{classifier}/{n}' for n in _listed_files(folder/classifier, 'classifier') or ()}
-        return listed | ({'README.md', 'results.png'} if kind == 'classifier' else set()) # its card is added later
+        if kind == 'classifier': listed |= {'README.md', 'results.png'} # its card, which is written afterwards
+        return listed
     except Exception: return None # not what we wrote
 
 # %% ../../nbs/api/base/02_files.ipynb #8e7e9ba4
@@ -168,8 +169,8 @@ def holds(folder:str|Path, path:str|Path) -> bool:
     "Whether `path` is `folder` or is inside it"
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
-def _why_not_ours(folder, kind): # a clause; '' for a folder of this kind, or an empty one
-    "Why a folder holds more than wiseft wrote"
+def _why_not_ours(folder, kind): # a clause; '' for an empty folder, or one with nothing but what wiseft wrote
+    "What in a folder isn't by wiseft, as an output of this kind"
     names = {n for n in _file_names(folder) if Path(n).name not in _OF_THE_SYSTEM}
     names = {n for n in names if not re.match(f'(.*/)?{_HIDDEN}/', n)} # left by a killed process
     if not names: return ''

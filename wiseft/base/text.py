@@ -98,12 +98,12 @@ _PASSED_BY = 'contextlib', 'torch.utils._contextlib' # what decorates functions
 
 def warn_user(sentence:str):
     "Warn, with the location of the user's line that led here, or of the command's"
-    stack = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_stack(sys._getframe(1))]
-    ours = [i for i, module in enumerate(stack) if re.match(r'wiseft\.(?!shell\.)', module)]
-    level = max(ours, default=-1) + 1
-    while stack[level:] and stack[level] in _PASSED_BY: level += 1
-    if stack[level:level+1] == ['concurrent.futures.thread']: level -= 1 # no user's line led to a thread: our own
-    warnings.warn(sentence, stacklevel=level+2)
+    callers = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_stack(sys._getframe(1))] # of modules
+    ours = [i for i, module in enumerate(callers) if re.match(r'wiseft\.(?!shell\.)', module)]
+    user = max(ours, default=-1) + 1 # who called the outermost function of the library
+    while callers[user:] and callers[user] in _PASSED_BY: user += 1
+    if callers[user:user+1] == ['concurrent.futures.thread']: user -= 1 # no user's line led to a thread: our own
+    warnings.warn(sentence, stacklevel=user+2)
 
 # %% ../../nbs/api/base/01_text.ipynb #d3de5d01
 # control characters, bytes that are no UTF-8, separators of lines and paragraphs
