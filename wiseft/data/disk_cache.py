@@ -96,8 +96,9 @@ def write_entry(
 # %% ../../nbs/api/data/05_disk_cache.ipynb #e771fe59
 def open_entry(folder:Path|None) -> CacheEntry|None:
     "Open an entry; None if it is missing, or damaged, in which case it is removed"
-    if folder is None or not folder.exists(): return None
+    if folder is None: return None
     try:
+        if not folder.exists(): return None
         about = json.loads((folder/'about.json').read_text())
         if content_hashes([folder/'data', folder/'shapes.npy']) == about['sha256']: return CacheEntry(folder)
     except (FileNotFoundError, PermissionError): return None # just removed, or another user's

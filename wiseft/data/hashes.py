@@ -125,17 +125,18 @@ def check_remembered(
     some = [paths[i] for i in np.unique(np.linspace(0, len(paths)-1, 16).astype(int)).tolist()]
     identity_of = list(identities(some))
     known = _known_hashes([i for i in identity_of if i])
-    if any(i in known and hashed(p) not in (None, known[i]) for p, i in zip(some, identity_of)):
-        with suppress(OSError): (cache_root()/'generation').write_text(str(_generation()+1))
+    for path, identity in zip(some, identity_of):
+        if identity in known and hashed(path) not in (None, known[identity]): # none of the identities holds any more
+            with suppress(OSError): (cache_root()/'generation').write_text(str(_generation()+1))
+            return
 
 # %% ../../nbs/api/data/04_hashes.ipynb #b5020d6b
 def folder_hash(
     folder:str|Path # its files, at any depth
 ) -> str: # 64 hexadecimal digits
     "SHA-256 over the names and contents of all files in a folder"
-    start = len(os.path.join(folder, ''))
     files = []
     for place, _, names in os.walk(folder): files += [os.path.join(place, name) for name in names]
-    names = [f[start:].replace(os.sep, '/') for f in files]
+    names = [os.path.relpath(f, folder).replace(os.sep, '/') for f in files]
     rows = [[name, h] for name, h in zip(names, content_hashes(files))]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()

@@ -39,8 +39,7 @@ class ClipTransform:
         x:torch.Tensor # (n, height, width, 3), uint8, on any device
     ): # (n, 3, height, width), float, channels last in memory, as CPUs and tensor cores like them
         "Normalize a batch of bytes on its device"
-        row = lambda k: _row(tuple(self.settings[k]), x.shape[2], x.device)
-        mean, std = row('mean'), row('std')
+        mean, std = (_row(tuple(self.settings[k]), x.shape[2], x.device) for k in ('mean', 'std'))
         out = torch.empty(x.shape, device=x.device)
         some = len(x)
         if x.device.type == 'cpu': some = max(1, 2**20//x[0].numel()) # as many as stay in a cache
