@@ -85,13 +85,14 @@ def write_entry(
             sha256 = content_hashes([tmp/'data', tmp/'shapes.npy'])
             about |= dict(n=len(shapes) - shapes.count(None), dtype=str(written.dtype), sha256=sha256)
             (tmp/'about.json').write_text(json.dumps(about))
-    except FileExistsError: pass # another process was first
+    except FileExistsError: return open_entry(folder) # another process was first
     except OSError as e:
         warn_user(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
                   'keeps nothing.')
         return None
     make_room() # perhaps of this one
-    return open_entry(folder)
+    try: return CacheEntry(folder) # its content was hashed a moment ago
+    except FileNotFoundError: return None
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #e771fe59
 def open_entry(folder:Path|None) -> CacheEntry|None:

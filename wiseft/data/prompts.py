@@ -26,14 +26,14 @@ def prompts(
 
 # %% ../../nbs/api/data/00_prompts.ipynb #948b469f
 _clip_words = open_clip_tables('zero_shot_metadata')
-def _written(table): return [fill("{}") for fill in table] # open_clip keeps templates as functions of the class name
-def _both(*forms): return [form.format(article, "{}") for article in ("a", "the") for form in forms]
+def _as_texts(table): return [fill("{}") for fill in table] # open_clip keeps templates as functions of the class name
+def _with_a_and_the(*forms): return [form.format(article, "{}") for article in ("a", "the") for form in forms]
 
 # %% ../../nbs/api/data/00_prompts.ipynb #4a1ef715
 _cifar_kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
 TEMPLATES = {
-    "openai": _written(_clip_words.OPENAI_IMAGENET_TEMPLATES),
-    "simple": _written(_clip_words.SIMPLE_IMAGENET_TEMPLATES),
+    "openai": _as_texts(_clip_words.OPENAI_IMAGENET_TEMPLATES),
+    "simple": _as_texts(_clip_words.SIMPLE_IMAGENET_TEMPLATES),
     "plain": ["{}"],
     "icons": ["{}", "an icon of a {}", "a {} icon", "a drawing of a {}", "a symbol of a {}"],
     "iwildcam": ["a photo of {}.", "{} in the wild."],
@@ -41,13 +41,13 @@ TEMPLATES = {
     + [f"{kind} photo of a {{}} in {place}." for place in ("asia", "africa", "the americas", "europe", "oceania")
        for kind in ("satellite", "aerial")]
     + ["a photo of a {}.", "{}."],
-    "cifar": _both(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.",
-                   "a photo of {0} big {1}."),
+    "cifar": _with_a_and_the(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.",
+                             "a photo of {0} big {1}."),
     "cars": [f"a photo of {whose} {{}}." for whose in ("a", "the", "my")] + ["i love my {}!"]
     + [f"a photo of my {kind} {{}}." for kind in ("dirty", "clean", "new", "old")],
-    "dtd": _both(*[f"a photo of {{0}} {{1}} {kind}." for kind in ("texture", "pattern", "thing", "object")]),
+    "dtd": _with_a_and_the(*[f"a photo of {{0}} {{1}} {kind}." for kind in ("texture", "pattern", "thing", "object")]),
     "food101": ["a photo of {}, a type of food."],
-    "sun397": _both("a photo of {0} {1}."),
+    "sun397": _with_a_and_the("a photo of {0} {1}."),
 }
 
 # %% ../../nbs/api/data/00_prompts.ipynb #acc1f43a
