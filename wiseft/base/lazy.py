@@ -21,31 +21,32 @@ class Later:
     "A module that is imported when something of it is first asked for"
     def __init__(self, name:str): self._name = name # 'open_clip'
     def __getattr__(self, attribute):
-        # Jupyter and pytest ask for such, and get the usual error
-        if re.match('_(?!_version__)', attribute): return object.__getattribute__(self, attribute)
+        is_private = attribute.startswith('_') and attribute != '__version__' # Jupyter and pytest ask for such names
+        if is_private: raise AttributeError(f'{self} has no attribute {attribute!r}')
         return getattr(import_module(self._name), attribute)
     def __repr__(self): return f'{self._name}, imported when it is used'
 
 # %% ../../nbs/api/base/03_lazy.ipynb #ca3b0cef
 class LaterFunction:
-    "A function whose module is imported on first use"
+    "A function whose module is imported on first use, also for its signature and documentation"
     def __init__(self,
         module:str, # 'wiseft.train.learner'
         name:str # 'finetune'
-    ): self._module, self._name = module, name
+    ): self._module, self.__name__, self.__qualname__ = module, name, name
+    @property
+    def __wrapped__(self): return getattr(import_module(self._module), self.__name__)
     def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
-    def __repr__(self): return f'{self._module}.{self._name}, imported when it is called'
+    def __repr__(self): return f'{self._module}.{self.__name__}, imported when it is called'
     @property
     def __class__(self): return FunctionType # for `help`
+    @property
+    def __signature__(self): # types alone, without what typer is told beside them
+        found, types = signature(self.__wrapped__), get_type_hints(self.__wrapped__)
+        return found.replace(parameters=[p.replace(annotation=types.get(name, p.annotation))
+                                         for name, p in found.parameters.items()])
     def __getattr__(self, attribute):
-        if attribute in ('__name__', '__qualname__'): return self._name
-        if attribute == '__wrapped__': return getattr(import_module(self._module), self._name)
-        if attribute == '__signature__': # types alone, without what typer is told beside them
-            found, types = signature(self.__wrapped__), get_type_hints(self.__wrapped__)
-            return found.replace(parameters=[p.replace(annotation=types.get(name, p.annotation))
-                                             for name, p in found.parameters.items()])
         if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
-        return object.__getattribute__(self, attribute) # which says that there is none
+        raise AttributeError(f'{self} has no attribute {attribute!r}')
 
 LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # `help` asks for it past all that we could do
 
