@@ -263,7 +263,7 @@ def atomic_path(
     if os.path.islink(target): target = os.path.realpath(target)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    tidy(target.parent)
+    tidy(target.parent) # of what killed processes left there
     if force: check_replaceable(target, kind)
     else: _refuse_existing(target)
     try:
@@ -327,16 +327,13 @@ def sha256_file(path:str|Path) -> str: # 64 hexadecimal digits
 
 # %% ../../nbs/api/base/02_files.ipynb #b5820bf5
 def unzip_once(
-    archive:str|Path, # zip file
-    sha256:str, # its checksum; another one is an error
+    archive:str|Path, # zip file that comes with the package
+    sha256:str, # its checksum
     folder:str|Path, # where unpacked copies are kept
 ) -> Path: # `folder/<first 12 digits of the checksum>`, holding all files of the archive
-    "Unpack and verify a zip file, unless this was done before"
+    "Unpack a zip file, unless this was done before"
     target = Path(folder)/sha256[:12]
     if target.exists(): return target
-    if (actual := sha256_file(archive)) != sha256: raise ValueError(
-        f"{archive} is damaged or another version: its SHA-256 is {actual}, expected {sha256}. Install or download it "
-        "again.")
     with suppress(FileExistsError), atomic_path(target) as tmp: # another process may be first
         with zipfile.ZipFile(archive) as z: z.extractall(tmp)
     return target
