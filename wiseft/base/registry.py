@@ -47,18 +47,18 @@ class Method:
             if (word := getattr(self, argument)) not in known: raise ValueError(
                 f'{self.name}: {argument} is {word!r}. Give one of {", ".join(map(repr, known))}.')
     def __call__(self, *args, **kwargs):
-        own = {k: v for k, v in self.given.items() if k in self._takes}
+        own = {k: v for k, v in self.given.items() if k in self._function_takes}
         return self.function(*args, **own | kwargs)
     def __repr__(self): return f'{self.name} ({self.kind})'
 
     @cached_property
-    def _takes(self): return dict(signature(self.function).parameters)
+    def _function_takes(self): return dict(signature(self.function).parameters)
     @cached_property
     def prepare_takes(self): return dict(signature(self.prepare).parameters) if self.prepare else {}
     @cached_property
     def parameters(self): # name -> `inspect.Parameter`
         "Parameters of the function, then those of `prepare`"
-        return self._takes | {k: p for k, p in self.prepare_takes.items() if k not in self._takes}
+        return self._function_takes | {k: p for k, p in self.prepare_takes.items() if k not in self._function_takes}
     @property
     def hyperparameters(self): # name -> value
         "Hyperparameters in force: what was set, else the defaults"
@@ -106,13 +106,14 @@ def prepared(self:Method, *args): # what it returns
     "Call `prepare` with its arguments and the hyperparameters that it takes"
     return self.prepare(*args, **{k: v for k, v in self.given.items() if k in self.prepare_takes})
 
-_INPUTS = dict(loss=1, constraint=4, ensemble=2) # first arguments, of a step, a weight, or two classifiers
+_INPUTS = dict(loss=1, constraint=4, ensemble=2) # number of first arguments: a step, a weight's, two classifiers
 
 @patch
 def with_prepared(self:Method, *args) -> Method: # as `prepare` takes them
     "The same method with what `prepare` computes as hyperparameters; unchanged if it lacks none that it requires"
-    required = [k for k, p in self._takes.items() if p.default is p.empty][_INPUTS[self.kind]:]
-    if not self.prepare or self.given.keys() >= {*required}: return self
+    if not self.prepare: return self
+    required = [k for k, p in self._function_takes.items() if p.default is p.empty][_INPUTS[self.kind]:]
+    if all(k in self.given for k in required): return self
     return replace(self, given=self.prepared(*args) | self.given)
 
 # %% ../../nbs/api/base/00_registry.ipynb #6333ee24
@@ -149,8 +150,10 @@ def as_method(
     "The method of a name, function, or partial; ValueError if it is of another kind"
     if isinstance(given, str): return find_method(given, kind)
     if isinstance(given, partial): return as_method(given.func, kind).set(**given.keywords)
-    listed = next((m for m in REGISTRY.values() if m.function is given), None)
-    result = given if isinstance(given, Method) else listed or Method(given, kind, given.__name__)
+    if isinstance(given, Method): result = given
+    else:
+        listed = [m for m in REGISTRY.values() if m.function is given]
+        result = listed[0] if listed else Method(given, kind, given.__name__)
     if kind not in (None, result.kind): raise ValueError(
         f'{result.name} is of the kind {result.kind}; expected a method of the kind {kind}.')
     return result
