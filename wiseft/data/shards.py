@@ -180,14 +180,15 @@ def shard_files(
 ) -> list: # of paths; empty where there are none
     "Tar files of an image set"
     source = Path(source)
-    if is_tar(source):
-        if not (m := _NUMBERS.search(source.name)): return [source] if source.is_file() else []
+    m = _NUMBERS.search(source.name) if is_tar(source) else None
+    if m:
         first, last = m.groups()
         numbers = range(int(first), int(last)+1)
         files = [source.with_name(source.name.replace(m[0], str(k).zfill(len(first)), 1)) for k in numbers]
         if missing := [f.name for f in files if not f.is_file()]: raise FileNotFoundError(
             f'{source} stands for {len(files)} shards, of which {first_few(missing)} are not there. Download them.')
         return files
+    if is_tar(source) and source.is_file(): return [source]
     if not source.is_dir(): return []
     by_number = lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)]
     files = sorted((p for p in source.iterdir() if is_tar(p) and not p.name.startswith('.')), key=by_number)
