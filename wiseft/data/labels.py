@@ -39,45 +39,41 @@ def image_folder(
         return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
-    labels, names = _labels_of_folders(path, list(files), classnames)
-    depth = len(path.parts) + 2 # of an image in a class folder itself
-    if classnames is None and all(len(Path(p).parts) > depth for p in chain.from_iterable(files.values())):
-        _warn_of_depth(path, files, next(iter(files.values()))[0])
-    return _set_of_files(path, files, labels, names, name)
+    label_of, names = _labels_of_folders(path, list(files), classnames)
+    images = _set_of_files(path, files, label_of, names, name)
+    if classnames is None and not any(p.parent.parent == path for p in images.paths):
+        _warn_of_depth(path, list(files), images.paths[0])
+    return images
 
 def _is_table(path): return path.suffix.lower() in ('.csv', '.tsv') and path.is_file()
 
 def _labels_of_folders(path, folders, classnames): # dict folder -> label, and class names
-    "Class of each folder, by its name"
+    "Class of each folder, by its name, its WordNet id, or its number among `classnames`"
+    if isinstance(classnames, dict):
+        names = check_classnames(classnames.values())
+        return {normalize('NFC', str(folder)): i for i, folder in enumerate(classnames)}, names
     if classnames is None: _check_names(path, folders)
-    is_dict = isinstance(classnames, dict)
-    if not is_dict and (by_id := wordnet_labels(folders, classnames)): return by_id
+    if by_id := wordnet_labels(folders, classnames): return by_id
     if classnames is None:
-        _warn_of_codes(path, folders)
+        if all(f.isdecimal() or re.fullmatch(r'n\d{8}', f) for f in folders): warn_user(
+            f'{path}: {first_few(folders, 5)} are numbers, and mean nothing in prompts; '
+            + python_or_shell('give classnames, one name per number, or a dict from folder to class name.',
+                              'give `wiseft zeroshot` --classnames FILE, one name per line.'))
         return {f: i for i, f in enumerate(folders)}, folders
-    names = check_classnames(classnames.values() if is_dict else classnames)
-    numbered = not is_dict and all(map(str.isdecimal, folders))
-    if numbered and not _are_names(folders, names): return {f: int(f) for f in folders}, names
-    return {normalize('NFC', str(f)): i for i, f in enumerate(classnames)}, names
+    names = check_classnames(classnames)
+    if _are_indices(folders, names): return {f: int(f) for f in folders}, names
+    return {normalize('NFC', c): i for i, c in enumerate(names)}, names
 
-def _are_names(numbers, classnames): # bool
-    "Whether numbers are class names themselves, and not their indices"
-    return not {*numbers}.isdisjoint(classnames) or all(str(c).isdecimal() for c in classnames)
-
-def _warn_of_codes(path, names):
-    "Warn of names that mean nothing in prompts"
-    if all(map(str.isdecimal, names)): warn_user(
-        f'{path}: {first_few(names, 5)} are numbers, and mean nothing in prompts; '
-        + python_or_shell('give classnames, one name per number.',
-                          'give `wiseft zeroshot` --classnames FILE, one name per line.'))
-    elif all(re.fullmatch(r'n\d{8}', n) for n in names): warn_user(
-        f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
-        'give a dict from folder to class name.')
+def _are_indices(labels, classnames): # bool
+    "Whether labels are numbers that index a list of class names, and not such names themselves"
+    if not all(re.fullmatch(r'\d{1,9}', c) for c in labels): return False
+    return {*labels}.isdisjoint(classnames) and not all(str(c).isdecimal() for c in classnames)
 
 def _check_names(file, names):
     "`BadFile` where `check_classnames` refuses names"
     try: check_classnames(names)
     except ValueError as e: raise BadFile(f'{file}: {e}') from e
+
 
 # %% ../../nbs/api/data/10_labels.ipynb #da70e151
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
@@ -113,20 +109,21 @@ def _raise(error): raise error
 # %% ../../nbs/api/data/10_labels.ipynb #abe96603
 def labeled_folders(
     path:str|Path, # folder with one folder per class
-    labels:dict, # dict folder name -> label; None: not to be read
+    label_of:dict, # dict folder name -> label; None: not to be read
     classnames:list, # one a class
     name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of class folders whose labels are known"
-    unread = {f for f, label in labels.items() if label is None}
-    return _set_of_files(Path(path), _files_by_folder(Path(path), unread), labels, classnames, name)
+    path = Path(path)
+    unread = [f for f, label in label_of.items() if label is None]
+    return _set_of_files(path, _files_by_folder(path, unread), label_of, classnames, name)
 
 def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of files
     "Images of each class folder; folders without images are skipped with a warning"
     files = {}
     for f in _class_folders(path):
-        key = normalize('NFC', f.name)
-        if key not in unread: files[key] = TextColumn([*files.get(key, ()), *image_files(f)])
+        folder = normalize('NFC', f.name) # two spellings of one name are one class
+        if folder not in unread: files[folder] = TextColumn([*files.get(folder, ()), *image_files(f)])
     empty = [f for f, images in files.items() if not len(images)]
     if len(empty) == len(files): raise ValueError(
         f'{path}: no images in {first_few(empty, 5)}; expected one folder per class, images '
@@ -137,12 +134,12 @@ def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of fil
 def _warn_of_empty(path, folders):
     if folders: warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
 
-def _set_of_files(path, files, labels, classnames, name): # `ImageSet`
+def _set_of_files(path, files, label_of, classnames, name): # `ImageSet`
     "Image set of the files of each folder, and the folders' labels"
-    _check_known(path, files, labels)
-    numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
+    _check_known(path, files, label_of)
+    labels = np.repeat([label_of[f] for f in files], [len(images) for images in files.values()])
     paths = PathColumn(chain.from_iterable(files.values()))
-    return ImageSet(name or path.name, paths, numbers, classnames, root=path)
+    return ImageSet(name or path.name, paths, labels, classnames, root=path)
 
 # %% ../../nbs/api/data/10_labels.ipynb #47ad2061
 def _check_known(path, names, classes):
@@ -184,11 +181,10 @@ def split_folders(
     path:str|Path # of an image set, or of its splits
 ) -> dict:
     "split -> folder, if all folders with images are named as splits; else nothing (`train` may well be a class)"
-    folders = visible_folders(path)
-    others = [f for f in folders if f.name.lower() not in SPLITS]
-    if len(others) == len(folders) or any(map(_has_images, others)): return {}
+    folders = [f for f in visible_folders(path) if f.name.lower() in SPLITS]
+    others = [f for f in visible_folders(path) if f.name.lower() not in SPLITS]
+    if not folders or any(map(_has_images, others)): return {}
     _warn_of_empty(path, [f.name for f in others])
-    folders = [f for f in folders if f not in others]
     splits = {SPLITS[f.name.lower()]: f for f in folders}
     if len(splits) < len(folders): raise ValueError(
         f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}.')
@@ -208,9 +204,8 @@ def imagenet_classes() -> dict: # WordNet id -> class name, in the order of the 
 def wordnet_labels(
     folders:list, # names of folders
     classnames:list|None=None, # one a class, in the order of the labels; default those of the folders
-): # dict folder -> label, and class names; None if the folders are not classes of ImageNet, or the names are others
+): # dict folder -> label, and class names; None unless each folder is one of these classes of ImageNet
     "Labels of folders by WordNet id"
-    if not all(re.fullmatch(r'n\d{8}', f) for f in folders): return None
     name_of = imagenet_classes()
     if not name_of.keys() >= set(folders): return None
     if classnames is None:
@@ -218,8 +213,8 @@ def wordnet_labels(
         return {f: i for i, f in enumerate(folders)}, [name_of[f] for f in folders]
     names = list(classnames)
     if names == list(name_of.values()): return {f: i for i, f in enumerate(name_of)}, names
-    labels = {f: names.index(name_of[f]) for f in folders if name_of[f] in names}
-    return (labels, names) if len(labels) == len(folders) else None
+    if not {name_of[f] for f in folders} <= set(names): return None
+    return {f: names.index(name_of[f]) for f in folders}, names
 
 # %% ../../nbs/api/data/10_labels.ipynb #b07a09f0
 def shard_set(
@@ -232,7 +227,7 @@ def shard_set(
     check_numbers(source, files)
     paths, labels, members = shard_members(files, is_member)
     if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
-    if (labels < 0).all(): labels, names = _inner_folders(source, paths, members, classnames)
+    if (labels < 0).all(): labels, names = _labels_by_inner_folder(source, paths, members, classnames)
     else: labels, names = _labels_by_number(source, labels, classnames)
     root = source if source.is_dir() else source.parent
     return ImageSet(name or source_name(source), PathColumn(paths), labels, names, root=root, members=members)
@@ -254,7 +249,7 @@ def is_member(
 
 # %% ../../nbs/api/data/10_labels.ipynb #8906c600
 def _labels_by_number(source, numbers, classnames): # labels, class names
-    "Labels that are class numbers, as in classnames.txt or the given names"
+    "Labels that number the lines of a classnames.txt, or else the given names"
     places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
     file = next((f for f in places if f.is_file()), None)
     if file is None and classnames is None: raise ValueError(
@@ -274,28 +269,28 @@ def match_labels(
     if not np.isin(numbers, range(len(own))).all(): raise ValueError(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
     if classnames is None or own == list(classnames): return numbers, own
-    label_of = {c: i for i, c in enumerate(check_classnames(classnames))}
-    _check_known(source, [own[k] for k in np.unique(numbers)], label_of)
-    new_label = np.array([label_of.get(c, -1) for c in own])
-    return new_label[numbers], list(classnames)
+    names = check_classnames(classnames)
+    _check_known(source, [own[k] for k in np.unique(numbers)], names)
+    new_label = np.array([names.index(c) if c in names else -1 for c in own])
+    return new_label[numbers], names
 
 def _labels_by_name(source, classes, classnames): # labels, class names
     "Labels of images whose classes have names"
     classes = [normalize('NFC', c) for c in classes]
-    every = sorted(set(classes))
-    label_of, names = _labels_of_folders(source, every, classnames)
-    _check_known(source, every, label_of)
+    different = sorted(set(classes))
+    label_of, names = _labels_of_folders(source, different, classnames)
+    _check_known(source, different, label_of)
     return np.array([label_of[c] for c in classes]), names
 
 # %% ../../nbs/api/data/10_labels.ipynb #8b4201f7
-def _inner_folders(source, paths, members, classnames): # labels, class names
-    "Labels from folders in tars, below the common ones"
-    starts = [len(os.path.join(f, '')) for f in members.files]
+def _labels_by_inner_folder(source, paths, members, classnames): # labels, class names
+    "Labels from folders in tars, below the folders that all images share"
+    n_outside = [len(os.path.join(tar, '')) for tar in members.files] # letters of a path before the member's name
     # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
-    within = [posixpath.normpath(p[starts[t]:]).lstrip('/') for p, t in zip(paths, members.tar)]
-    folders = [posixpath.dirname(name) for name in within]
-    common = posixpath.commonpath(set(folders)) if all(folders) else ''
-    inner = [f[len(common):].strip('/') for f in folders]
+    names = [posixpath.normpath(p[n_outside[t]:]).lstrip('/') for p, t in zip(paths, members.tar)]
+    folders = [posixpath.dirname(name) for name in names]
+    shared = posixpath.commonpath(set(folders)) if all(folders) else ''
+    inner = [f[len(shared):].strip('/') for f in folders]
     classes = [f.partition('/')[0] for f in inner]
     if not all(classes): raise ValueError(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
@@ -323,27 +318,28 @@ def read_image_table(
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` and `original` where there are any; texts
     "Read a table of image files with labels or captions; `BadFile` says what is missing"
     what = 'table of images'
-    separator, fields, header = first_line(existing_file(path, what))
-    names = None if header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
-    read = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
+    separator, fields, has_header = first_line(existing_file(path, what))
+    columns = None if has_header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
+    read = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=columns)
     if not isinstance(read.index, pd.RangeIndex): raise BadFile(
         f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
     read = read.dropna(axis=1, how='all').fillna('')
-    column = {k: next((n for n in names if n in read), None) for k, names in _COLUMNS.items()} # ours -> the file's
-    hint = ''
-    if need == 'label' and column['caption']: hint = ' Captions are for `wiseft finetune FOLDER --captions`.'
-    for k in 'file', need:
-        if column[k] is None: raise BadFile(
+    t = pd.DataFrame()
+    for column, names in _COLUMNS.items():
+        present = [n for n in names if n in read]
+        if present: t[column] = read[present[0]]
+    for column in 'label', 'caption', 'group':
+        if column in t: t[column] = t[column].str.strip()
+    hint = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and 'caption' in t else ''
+    for column in 'file', need:
+        if column not in t: raise BadFile(
             f'{path} has the columns {first_few(list(read), 8)}: there is none named '
-            f'{" or ".join(_COLUMNS[k])}.{hint}')
+            f'{" or ".join(_COLUMNS[column])}.{hint}')
     if need != 'file' and 'split' in read and read['split'].nunique() > 1: warn_user(
         f'{path} has a column split with {first_few(read["split"].unique())}, which is not used: all rows are one set. '
         'Write one table per split.')
-    t = pd.DataFrame()
-    for k, name in column.items():
-        if name: t[k] = read[name] if k in ('file', 'original') else read[name].str.strip()
-    whole = (t.file.str.strip() != '') & (t[need] != '')
-    if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
+    incomplete = (t.file.str.strip() == '') | (t[need] == '')
+    if empty := [t.file[i] or f'row {i+1}' for i in np.flatnonzero(incomplete)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
     return t
 
@@ -361,9 +357,9 @@ def table_set(
     if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
         f'{os.path.abspath(path.parent)}.')
-    numbered = t.label.str.fullmatch(r'\d{1,9}').all() and not isinstance(classnames, dict)
-    if numbered and (classnames is None or not _are_names(t.label, classnames)):
-        labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
+    if classnames is None: numbered = t.label.str.fullmatch(r'\d{1,9}').all()
+    else: numbered = not isinstance(classnames, dict) and _are_indices(set(t.label), classnames)
+    if numbered: labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
     else: labels, names = _labels_by_name(path, t.label, classnames)
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
