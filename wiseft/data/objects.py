@@ -6,7 +6,7 @@
 __all__ = ['is_hugging_face', 'is_stored_dataset', 'image_set']
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0004
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -27,25 +27,23 @@ def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
     if labels.shape != (n,): raise ValueError(
         f'{n} images and labels of shape {labels.shape}: expected one label each.')
-    labels, names = _checked_labels(labels, None, classnames, name)
+    labels, names = _numbered_labels(labels, None, classnames, name)
     if n and all(isinstance(x, (str, Path)) for x in images): return ImageSet(name, images, labels, names)
     if n: as_picture(images[0])
     return ImageSet(name, _numbered_names(name, n), labels, names, pixels=PictureColumn(images))
 
 def _numbered_names(name, n): return [f'{name}/{i:0{len(str(n))}}' for i in range(n)]
 
-def _checked_labels(labels, own, classnames, name): # (n,) numbers, class names
-    "Labels as numbers of the class names. `own`: names that the numbers stand for in the source, or None"
-    if labels.dtype.kind in 'UO': # names themselves
-        own = sorted({str(c) for c in labels})
-        labels = np.searchsorted(own, labels.astype(str))
+def _numbered_labels(labels, own, classnames, name): # (n,) numbers, class names
+    "Labels as numbers of the class names. `own`: names that the source has for its numbers, or None"
+    if labels.dtype.kind in 'UO': own, labels = np.unique(labels.astype(str), return_inverse=True) # names themselves
     if own is None and classnames is None: raise ValueError(
         f'{name}: its labels are numbers, and nothing names the classes. Give classnames, one name per class.')
     if isinstance(classnames, dict): # its keys are names of the source, or numbers
         keys = range(len(classnames)) if own is None else own
         own = [classnames.get(k, classnames.get(str(k), k)) for k in keys]
         classnames = list(classnames.values())
-    own = list(map(str, own or classnames))
+    own = [str(c) for c in (classnames if own is None else own)]
     return match_labels(name, labels, own, check_classnames(classnames or own))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000c
@@ -55,22 +53,37 @@ def _set_of_files(folder, classnames, name): # `ImageSet`
         f"The transform of this {type(folder).__name__} is not used: the classifier's own is.")
     paths, labels = zip(*folder.samples)
     if relabel := getattr(folder, 'target_transform', None): labels = list(map(relabel, labels))
-    labels, names = _checked_labels(np.array(labels), folder.classes, classnames, str(folder.root))
+    labels, names = _numbered_labels(np.array(labels), folder.classes, classnames, str(folder.root))
     return ImageSet(name or source_name(folder.root), paths, labels, names, root=Path(folder.root))
 
-def _set_of_dataset(dataset, classnames, name, transformed=False): # `ImageSet`
-    "The images of a map-style dataset"
+def _set_of_dataset(dataset, classnames, name, of_loader=False): # `ImageSet`
+    "The images of a map-style dataset; those of a `DataLoader` may be tensors for the model already"
     if not len(dataset): raise ValueError(f'This {type(dataset).__name__} has no images.')
     first = dataset[0]
     if not isinstance(first, (tuple, list)) or len(first) < 2: raise TypeError(
         f'An item of this {type(dataset).__name__} is a {type(first).__name__}; expected (image, label).')
-    transformed = transformed and hasattr(first[0], 'detach')
+    transformed = of_loader and hasattr(first[0], 'detach')
     if not transformed: as_picture(first[0])
-    labels, name = _known_labels(dataset), name or 'images'
-    if labels is None: labels = _labels_of_items(dataset, range(len(dataset)))
-    labels, names = _checked_labels(np.asarray(labels), _known_names(dataset), classnames, name)
+    labels, own = _labels_and_names(dataset)
+    name = name or 'images'
+    labels, names = _numbered_labels(labels, own, classnames, name)
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
     return ImageSet(name, _numbered_names(name, len(dataset)), labels, names, pixels=pictures)
+
+def _labels_and_names(dataset): # (n,) numbers or names; list of class names, or None
+    "Labels of a dataset, and its class names: from its attributes if sixteen items agree, else from all items"
+    def of_items(rows):
+        labels = (dataset[i][1] for i in rows)
+        return [y if isinstance(y, str) else int(y) for y in labels]
+    whole, rows = dataset, np.arange(len(dataset))
+    while isinstance(whole, Subset): whole, rows = whole.dataset, np.asarray(whole.indices)[rows]
+    names = getattr(whole, 'classes', getattr(whole, 'classnames', None))
+    labels = getattr(whole, 'targets', getattr(whole, 'labels', None))
+    if isinstance(whole, TensorDataset): labels = whole.tensors[1].cpu()
+    if labels is not None and len(labels) == len(whole) and not getattr(whole, 'target_transform', None):
+        labels, some = np.asarray(labels)[rows], np.linspace(0, len(rows)-1, 16).astype(int)
+        if labels[some].tolist() == of_items(some.tolist()): return labels, names
+    return np.asarray(of_items(range(len(rows)))), names
 
 def _drawn_dataset(loader): # dataset
     "The dataset of a `DataLoader`, or the part of it that its sampler draws"
@@ -81,26 +94,6 @@ def _drawn_dataset(loader): # dataset
     raise ValueError(
         f'This DataLoader has a {type(sampler).__name__}, which may leave out images or repeat them; expected each '
         'image once. Give one without it, of the dataset or of Subset(dataset, indices).')
-
-def _labels_of_items(dataset, rows): # list
-    labels = (dataset[i][1] for i in rows)
-    return [y if isinstance(y, str) else int(y) for y in labels]
-
-def _known_labels(dataset): # (n,); None where only its items tell them
-    "Labels that a dataset keeps beside its images, if a few of its items have the same"
-    if type(dataset) is Subset:
-        labels = _known_labels(dataset.dataset)
-        return None if labels is None else labels[dataset.indices]
-    if isinstance(dataset, ImageSet): return dataset.labels
-    if isinstance(dataset, TensorDataset): return dataset.tensors[1].cpu().numpy()
-    labels = getattr(dataset, 'targets', getattr(dataset, 'labels', None))
-    if labels is None or len(labels) != len(dataset) or getattr(dataset, 'target_transform', None): return None
-    labels, some = np.asarray(labels), np.linspace(0, len(dataset)-1, 16).astype(int).tolist()
-    return labels if labels.dtype.kind in 'UO' or labels[some].tolist() == _labels_of_items(dataset, some) else None
-
-def _known_names(dataset): # list; None where there are none
-    if isinstance(dataset, Subset): return _known_names(dataset.dataset)
-    return getattr(dataset, 'classes', getattr(dataset, 'classnames', None))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000f
 def is_hugging_face(source) -> bool:
@@ -117,7 +110,7 @@ def _set_of_hugging_face(dataset, classnames, name): # `ImageSet`
         'ClassLabel: dataset.cast_column(NAME, datasets.Image()).')
     plain, name = dataset.with_format(None), name or 'images'
     labels = np.asarray(list(plain.select_columns([label])[:][label]))
-    labels, names = _checked_labels(labels, getattr(dataset.features[label], 'names', None), classnames, name)
+    labels, names = _numbered_labels(labels, getattr(dataset.features[label], 'names', None), classnames, name)
     pictures = PictureColumn(plain.select_columns([image]), itemgetter(image))
     return ImageSet(name, _numbered_names(name, len(plain)), labels, names, pixels=pictures)
 
@@ -155,16 +148,16 @@ def image_set(
     if isinstance(source, list) and source and all(isinstance(item, tuple) and len(item) == 2 for item in source):
         source = tuple(map(list, zip(*source)))
     if isinstance(source, DataLoader):
-        return _set_of_dataset(_drawn_dataset(source), classnames, name, transformed=True)
+        return _set_of_dataset(_drawn_dataset(source), classnames, name, of_loader=True)
     if is_hugging_face(source): return _set_of_hugging_face(source, classnames, name)
     if isinstance(source, tuple) and len(source) == 2: return _set_of_pair(*source, classnames, name)
     if hasattr(source, 'samples') and hasattr(source, 'classes'): return _set_of_files(source, classnames, name)
     if hasattr(source, 'train') and hasattr(source, 'valid'): raise TypeError(
         "fastai's DataLoaders have transformed their images already: they go into clip_learner(classifier, dls), and "
         'the dataset of one of them, dls.valid.dataset, goes here.')
-    others = list, tuple, Mapping, bytes, np.ndarray, pd.DataFrame
-    no_dataset = isinstance(source, others) or hasattr(source, 'detach')
-    if hasattr(source, '__getitem__') and not no_dataset: return _set_of_dataset(source, classnames, name)
+    no_dataset = list, tuple, Mapping, bytes, np.ndarray, torch.Tensor, pd.DataFrame # though they have items
+    if hasattr(source, '__getitem__') and not isinstance(source, no_dataset):
+        return _set_of_dataset(source, classnames, name)
     raise TypeError(
         'Expected labeled images: a path, (images, labels), a list of (image, label), a DataFrame with the columns '
         f'file and label, a map-style Dataset of (image, label), or a Dataset of Hugging Face; got '
