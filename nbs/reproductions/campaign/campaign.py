@@ -15,7 +15,9 @@ import argparse, json, shutil, sys
 import numpy as np
 import pandas as pd
 from pathlib import Path
+from dataclasses import replace
 from functools import partial
+from itertools import compress
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from wiseft.bench.outcome import Entry
@@ -24,7 +26,6 @@ from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, plan_bench
 from wiseft.base.files import atomic_path
 from wiseft.base.registry import find_method
 from wiseft.bench.trial import Trial
-from wiseft.data.control import half_the_classes
 from wiseft.methods.car_ft import context_head
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.app import load_methods
@@ -56,6 +57,27 @@ def bring_trials(folder, tower, recipe):
     for file in (BENCH/folder.name).glob(f'*, seed {PLAN["seeds"][0]}.validation.npz'):
         again = file.name.removesuffix('.validation.npz') in chosen or ' of ' in file.name
         if not again and not (folder/file.name).exists(): shutil.copy(file, folder/file.name)
+
+
+def of_classes(images, which):
+    "The images of some classes, numbered anew. `which`: (n_classes,) bool"
+    some = images.subset(which[images.labels])
+    return replace(some, labels=np.cumsum(which)[some.labels] - 1, classnames=list(compress(images.classnames, which)))
+
+
+def half_the_classes(suite):
+    "Split the classes with seed 0: a suite of one half, and control sets of the other, one of each test set."
+    n = len(suite.classnames)
+    taught = np.random.default_rng(0).permutation(n) < n//2
+    parts = {k: of_classes(getattr(suite, k), taught) for k in ('train', 'validation', 'test')}
+    for k in ('shifts', 'shift_validation', 'shift_train'):
+        parts[k] = {d: of_classes(s, taught) for d, s in getattr(suite, k).items()}
+    control = []
+    for d, s in suite.datasets().items():
+        name = 'untaught' if s.role == 'reference' else f'untaught, {d}'
+        others = replace(of_classes(s, ~taught), name=name, role='control', templates=suite.templates)
+        if len(others): control.append(others)
+    return replace(suite, classnames=list(compress(suite.classnames, taught)), **parts), control
 
 
 def plan_of(name):
