@@ -9,7 +9,6 @@ __all__ = ['RESERVED', 'EMBEDDED', 'Suite', 'folder_suite', 'warn_of_images', 's
 # %% ../../nbs/api/data/14_suites.ipynb #49e1b0bc
 import hashlib, json, shutil
 import numpy as np, pandas as pd
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
@@ -48,9 +47,11 @@ class Suite:
     def __post_init__(self):
         for split in ('train', 'validation', 'test'):
             images = getattr(self, split)
-            if images is not None: setattr(self, split, _with_role(images, 'reference', split))
+            if images is not None: setattr(self, split, replace(images, role='reference', suite_split=split))
         fields = dict(shift_train='train', shift_validation='validation', shifts='test')
-        for field, split in fields.items(): setattr(self, field, _with_roles(getattr(self, field), split))
+        for field, split in fields.items():
+            sets = getattr(self, field) or {}
+            setattr(self, field, {name: _as_shift(images, split) for name, images in sets.items()})
         check_suite(self)
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
@@ -61,12 +62,9 @@ class Suite:
             sets |= {(name, split): s[name] for split, s in shifted.items() if name in s}
         return sets
 
-def _with_roles(sets, split): # name -> `ImageSet`; the reference of another suite is a shift here
-    return {n: _with_role(s, 'shift' if s.role == 'reference' else s.role, split) for n, s in (sets or {}).items()}
-
-def _with_role(images, role, split): # `ImageSet`
-    if (images.role, images.suite_split) == (role, split): return images
-    return replace(images, role=role, suite_split=split)
+def _as_shift(images, split): # `ImageSet`
+    "A set as a shift of this suite, where it may have been the reference of another"
+    return replace(images, role='shift' if images.role == 'reference' else images.role, suite_split=split)
 
 # %% ../../nbs/api/data/14_suites.ipynb #dedadb6b
 @patch
@@ -74,12 +72,11 @@ def datasets(self:Suite,
     split:str='test' # or 'validation'
 ) -> dict: # name -> ImageSet, 'reference' first
     "Sets for evaluation, by name"
-    if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
-    reference, shifts = self.test, self.shifts
-    if split == 'validation': reference, shifts = self.validation, self.shift_validation
-    shifts = _with_roles(shifts, split) # again, for sets that were added to the dict
-    if reference is not None: return {REFERENCE: _with_role(reference, 'reference', split), **shifts}
-    if self.test is None and shifts: return shifts
+    if split == 'test': reference, shifts = self.test, self.shifts
+    elif split == 'validation': reference, shifts = self.validation, self.shift_validation
+    else: raise ValueError(f"split is 'test' or 'validation', got {split!r}")
+    if reference is not None: return {REFERENCE: reference, **shifts}
+    if self.test is None and shifts: return dict(shifts)
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
         'training=True.')
@@ -124,12 +121,12 @@ def folder_suite(
     name:str|None=None # of the suite; default the reference folder's
 ) -> Suite:
     "A suite from image folders, or from any labeled images"
-    suite = _suite_of(reference, shifts, classnames, templates, name)
+    suite = _suite_unchecked(reference, shifts, classnames, templates, name)
     warn_of_images(suite)
     return suite
 
-def _suite_of(reference, shifts, classnames, templates, name): # `Suite`
-    "The suite of `folder_suite`, whose images are not looked at yet"
+def _suite_unchecked(reference, shifts, classnames, templates, name): # `Suite`
+    "`folder_suite` without its look at the images"
     sets = _reference_sets(reference, classnames)
     names = next(iter(sets.values())).classnames
     synthetic = {}
@@ -179,9 +176,9 @@ def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
         paths = [shifts] if isinstance(shifts, (str, Path)) else shifts
         if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
             'Shifted sets that are not folders need names: give a dict name -> images.')
-        if twice := [n for n, k in Counter(map(source_name, paths)).items() if k > 1]: raise ValueError(
-            f'Two shifted sets are called {twice[0]!r}. Give a dict name -> folder.')
         shifts = {printable(source_name(p)): p for p in paths}
+        if len(shifts) < len(paths): raise ValueError(
+            f'Two shifted sets of {first_few(list(map(str, paths)), 5)} have one name. Give a dict name -> folder.')
     sets = dict(train={}, validation={}, test={})
     for name, source in shifts.items():
         parts = _sources_by_split(source) or dict(test=source)
@@ -218,10 +215,10 @@ def shared_images(
         if images.pixels is not None: continue
         rows = np.random.default_rng(0).permutation(len(images))[:1000]
         sample, files = images.subset(np.sort(rows)), set()
-        for s, sizes in known:
+        for s, sizes in known: # only files of one size are read
             alike = sample.subset(np.isin(sample.sizes(), sizes))
             contents = set(s.subset(np.isin(sizes, alike.sizes())).hashes()) - {None}
-            files |= {f for f, h in zip(alike.files(), alike.hashes()) if h in contents}
+            files |= {f for f, content in zip(alike.files(), alike.hashes()) if content in contents}
         if files: shared[name] = sorted(files), len(rows)
     return shared
 
@@ -260,42 +257,38 @@ def is_suite(
 def _embedded_folder(name): # Path
     "Folder of an embedded suite in the cache, unpacked on first use and if a file there was changed"
     about = json.loads(package_data(f'{name}.json').read_text())
-    def unpacked(): return unzip_once(package_data(f'{name}.zip'), about['sha256'], cache_root()/name)
-    folder = unpacked()
+    archive, places = package_data(f'{name}.zip'), cache_root()/name
+    folder = unzip_once(archive, about['sha256'], places)
     if folder_hash(folder) != about['files_sha256']:
         warn_user(f'{folder}: embedded files were changed, removed or added; it is unpacked anew.')
         shutil.rmtree(folder)
-        unpacked()
+        unzip_once(archive, about['sha256'], places)
     return folder/name
 
 # %% ../../nbs/api/data/14_suites.ipynb #a087e769
 def _read_suite(folder, name, templates, classnames): # `Suite`
-    "A suite from one folder; its first table of images, if there is one, gives groups and originals"
+    "A suite from one folder, whose first table of images, if there is one, gives groups and originals"
     sources = [*visible_folders(folder), *shard_files(folder)]
     reference = next(p for p in sources if p.name in ('reference', 'reference.tar'))
     others = [p for p in sources if source_name(p) != 'reference']
-    shifts = [p for p in others if shard_files(p) or visible_folders(p)]
-    if ignored := [p.name for p in others if p not in shifts]: warn_user(
+    shifts = {printable(source_name(p)): p for p in others if shard_files(p) or visible_folders(p)}
+    if ignored := [p.name for p in others if p not in shifts.values()]: warn_user(
         f'{folder}: {first_few(ignored, 5)} has no class folders in it and is not a shifted set.')
-    shifts = {printable(source_name(p)): p for p in shifts}
-    suite = _suite_of(reference, shifts, classnames, templates, name)
+    suite = _suite_unchecked(reference, shifts, classnames, templates, name)
     for images in suite.sets().values(): images.root = folder
-    tables = sorted(filter(_describes_images, folder.glob('*.csv')))
-    if tables: _add_groups_from_table(suite, tables[0])
+    for file in sorted(folder.glob('*.csv')):
+        columns = first_line(file)[1] if file.is_file() else []
+        if 'file' in columns and ('family' in columns or 'original' in columns): # not results or predictions
+            _add_groups_from_table(suite, file)
+            break
     return suite
-
-def _describes_images(file):
-    "Whether a table has groups or originals of images, not results or predictions"
-    columns = first_line(file)[1] if file.is_file() else []
-    return 'file' in columns and ('family' in columns or 'original' in columns)
 
 def _add_groups_from_table(suite, file):
     "Give images their groups and units from a table, which has a row for each image"
     t = read_image_table(file, 'file')
-    # names may begin with the folder's name when the table was made
-    first = t['file'].str.split('/').str[0].unique()
-    if len(first) == 1 and not (file.parent/first[0]).exists():
-        for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
+    parent = f'{file.parent.name}/' # files may be relative to the folder's parent
+    if t.file.str.startswith(parent).all():
+        for column in t.columns.intersection(['file', 'original']): t[column] = t[column].str.removeprefix(parent)
     t = t.set_index('file')
     if again := list(t.index[t.index.duplicated()]): raise BadFile(
         f'{file}: two rows for {first_few(again, 5)}; each file has one.')
@@ -304,8 +297,8 @@ def _add_groups_from_table(suite, file):
         if absent := [f for f in files if f not in t.index]: raise BadFile(
             f'{file}: no row for {first_few(absent, 5)}.')
         rows = t.loc[files]
-        if 'group' in rows: images.groups = list(rows['group'])
-        images.units = [o or f for o, f in zip(rows['original'], files)] if 'original' in rows else files
+        if 'group' in rows: images.groups = list(rows.group)
+        images.units = [o or f for o, f in zip(rows.original, files)] if 'original' in rows else files
 
 # %% ../../nbs/api/data/14_suites.ipynb #6918ea81
 @patch(cls_method=True)
