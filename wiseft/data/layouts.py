@@ -24,7 +24,7 @@ from .arrays import read_array, read_entries, read_table
 from .columns import PathColumn, TextColumn
 from .shards import shard_files
 from .images import ImageSet, PictureColumn
-from .labels import imagenet_classes, labeled_folders, shard_set
+from .labels import image_folder, imagenet_classes, labeled_folders, shard_set
 
 # %% ../../nbs/api/data/12_layouts.ipynb #2ddd0626
 PUBLISHED_SETS = pd.read_csv(package_data('published_sets.csv'))
@@ -47,21 +47,19 @@ def _with_all_images(images, suite, split, allow_incomplete): # `ImageSet`
 SHARDS = {r.place: f"{r.repository.partition('/')[2]}/{r.split}"
           for r in PUBLISHED_SETS.merge(HUB_SETS, on=['suite', 'set']).itertuples()}
 
-def _shard_folder(root, place): # Path or None
-    "The folder of a set's shards, if there is no folder of its images"
-    if place not in SHARDS or (Path(root)/place).exists(): return None
-    path = Path(root)/SHARDS[place]
-    return path if shard_files(path) else None
-
-def _is_there(root, place): return (Path(root)/place).exists() or _shard_folder(root, place) is not None
+def _found(root, place): # Path or None
+    "A set's folder under the data root, or else the folder of its shards; None if neither is there"
+    path, shards = Path(root)/place, Path(root)/SHARDS.get(place, place)
+    if path.exists(): return path
+    return shards if shard_files(shards) else None
 
 def _published_path(root, place): # Path
-    "A folder under the data root; an error says where to get it"
-    if (path := Path(root)/place).exists(): return path
+    "A set's folder, or the folder of its shards; an error says where to get it"
+    if path := _found(root, place): return path
     how = PUBLISHED_SETS.set_index('place')['how to get it'][[place]].iloc[0]
     raise FileNotFoundError(
-        f'{path}: no such folder. Another data root is set by WISEFT_DATA{python_or_shell("", " or --data-root")}. '
-        f'To get it: {how}')
+        f'{Path(root)/place}: no such folder. Another data root is set by '
+        f'WISEFT_DATA{python_or_shell("", " or --data-root")}. To get it: {how}')
 
 # %% ../../nbs/api/data/12_layouts.ipynb #666f4030
 def imagenet_subset(
@@ -73,18 +71,18 @@ def imagenet_subset(
     return [int(i) for i in file.read_text().split()]
 
 # %% ../../nbs/api/data/12_layouts.ipynb #c0979e99
-def _by_wnid(root, place, name, subset=None):
-    "Image set from folders named by WordNet id"
+def _by_wnid(root, place, name, subset=None): # `ImageSet`
+    "A set whose folders are named by WordNet id; `subset`: indices of ImageNet's classes that it has"
     classes = list(imagenet_classes().items())
     if subset: classes = [classes[k] for k in subset]
     names = [c for _, c in classes]
-    labels = {wnid: i for i, (wnid, _) in enumerate(classes)}
-    return replace(_by_folder(root, place, name, labels, names), projection=subset and [[k] for k in subset])
+    label_of = {wnid: i for i, (wnid, _) in enumerate(classes)}
+    return replace(_by_folder(root, place, name, label_of, names), projection=subset and [[k] for k in subset])
 
-def _by_folder(root, place, name, labels, classnames):
-    "Image set from folders with these labels, or from shards whose classes have this order"
-    path = _shard_folder(root, place)
-    if path is None: return labeled_folders(_published_path(root, place), labels, classnames, name)
+def _by_folder(root, place, name, label_of, classnames): # `ImageSet`
+    "A set of folders with these labels, or of shards whose classes have this order"
+    path = _published_path(root, place)
+    if path == Path(root)/place: return labeled_folders(path, label_of, classnames, name)
     s = shard_set(path, name=name)
     same = sum(a.lower() == b.lower() for a, b in zip(s.classnames, classnames))
     if len(s.classnames) != len(classnames) or same < .9*len(classnames): raise BadFile(
@@ -107,18 +105,17 @@ def objectnet_names(
 
 def _objectnet(root, name): # `ImageSet`
     "Images of ObjectNet's classes that are also in ImageNet; those in shards have their red border, too"
-    path = _shard_folder(root, 'objectnet-1.0')
-    if path is not None:
+    path = _published_path(root, 'objectnet-1.0')
+    if path == Path(root)/'objectnet-1.0':
+        names = objectnet_names(path/'mappings/folder_to_objectnet_label.json')
+        folders = sorted(f for f, c in names.items() if c in OBJECTNET_CLASSES)
+        label_of = dict.fromkeys(names) | {f: i for i, f in enumerate(folders)} # None: not to be read
+        s = labeled_folders(path/'images', label_of, [names[f] for f in folders], name)
+    else:
         s = shard_set(path, name=name)
         s = replace(s, classnames=[c.lower() for c in s.classnames])
         if unknown := [c for c in s.classnames if c not in OBJECTNET_CLASSES]: raise BadFile(
             f"{path}: {first_few(unknown)} in its classnames.txt are not classes that ObjectNet shares with ImageNet.")
-    else:
-        path = _published_path(root, 'objectnet-1.0')
-        names = objectnet_names(path/'mappings/folder_to_objectnet_label.json')
-        folders = sorted(f for f, c in names.items() if c in OBJECTNET_CLASSES)
-        labels = dict.fromkeys(names) | {f: i for i, f in enumerate(folders)} # None: not to be read
-        s = labeled_folders(path/'images', labels, [names[f] for f in folders], name)
     return replace(s, border=2, projection=[OBJECTNET_CLASSES[c] for c in s.classnames])
 
 # %% ../../nbs/api/data/12_layouts.ipynb #7a9f368e
@@ -153,27 +150,30 @@ def imagenet(
 ) -> dict: # parts of a suite
     "ImageNet and its shifted sets"
     names = list(imagenet_classes().values())
-    v2, numbers = 'imagenetv2-matched-frequency-format-val', {str(i): i for i in range(1000)} # its folders
-    def subset(name): return partial(_by_wnid, root, name, name, imagenet_subset(name))
-    readers = {('reference', 'test'): partial(_by_wnid, root, 'imagenet/val', 'reference'),
-               ('reference', 'train'): partial(_by_wnid, root, 'imagenet/train', 'reference'),
-               ('imagenet-v2', 'test'): partial(_by_folder, root, v2, 'imagenet-v2', numbers, names),
+    v2 = 'imagenetv2-matched-frequency-format-val'
+    number_of = {str(i): i for i in range(1000)} # V2's folders are numbers
+    def subset(name): return lambda: _by_wnid(root, name, name, imagenet_subset(name))
+    readers = {('reference', 'test'): lambda: _by_wnid(root, 'imagenet/val', 'reference'),
+               ('reference', 'train'): lambda: _by_wnid(root, 'imagenet/train', 'reference'),
+               ('imagenet-v2', 'test'): lambda: _by_folder(root, v2, 'imagenet-v2', number_of, names),
                ('imagenet-r', 'test'): subset('imagenet-r'),
-               ('imagenet-sketch', 'test'): partial(_by_wnid, root, 'sketch', 'imagenet-sketch'),
-               ('objectnet', 'test'): partial(_objectnet, root, 'objectnet'),
+               ('imagenet-sketch', 'test'): lambda: _by_wnid(root, 'sketch', 'imagenet-sketch'),
+               ('objectnet', 'test'): lambda: _objectnet(root, 'objectnet'),
                ('imagenet-a', 'test'): subset('imagenet-a')}
     if not training: del readers['reference', 'train']
     parts = _read_sets(root, 'imagenet', readers, allow_incomplete)
     test, train, shifts = parts['test'], parts['train'], parts['shifts']
     if train is not None: parts['train'], parts['validation'] = hold_out(train)
-    others = [on_classes_of(test, s) for s in shifts.values() if s.projection and test]
-    shifts |= {s.name: s for s in others}
+    for shifted in list(shifts.values()):
+        if not shifted.projection or test is None: continue
+        baseline = on_classes_of(test, shifted)
+        shifts[baseline.name] = baseline
     return dict(classnames=names, templates='openai', **parts)
 
 def _read_sets(root, suite, readers, allow_incomplete): # parts of a suite; readers: (set, split) -> function
     "Read and count the sets of a suite; `allow_incomplete` leaves out those that are not there, unless none is"
     places = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite].set_index(['set', 'split']).place
-    there = [key for key, place in places.items() if _is_there(root, place)]
+    there = [key for key, place in places.items() if _found(root, place)]
     parts = dict(train=None, validation=None, test=None, shifts={})
     for (name, split), read in readers.items():
         if allow_incomplete and there and (name, split) not in there: continue
@@ -225,9 +225,9 @@ def _cifar102(root):
 
 def cifar10(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
-    readers = {('reference', 'train'): partial(_cifar10, root, 'train'),
-               ('reference', 'test'): partial(_cifar10, root, 'test'),
-               ('cifar-10.1', 'test'): partial(_cifar101, root), ('cifar-10.2', 'test'): partial(_cifar102, root)}
+    readers = {('reference', 'train'): lambda: _cifar10(root, 'train'),
+               ('reference', 'test'): lambda: _cifar10(root, 'test'),
+               ('cifar-10.1', 'test'): lambda: _cifar101(root), ('cifar-10.2', 'test'): lambda: _cifar102(root)}
     parts = _read_sets(root, 'cifar10', readers, allow_incomplete)
     if parts['train'] is not None: parts['train'], parts['validation'] = parts['train'].split((.05,))
     return dict(classnames=CIFAR10_CLASSES, templates='cifar', **parts)
@@ -325,17 +325,10 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
 def transfer(name:str, root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "A transfer set of the WiSE-FT paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite, read = f'transfer:{name}', _READERS[name]
-    place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
-    packed = _shard_folder(root, place)
-    if packed is None: _published_path(root, place)
-    train = validation = None
-    if packed is None or shard_files(packed.parent/'train'):
-        train = _with_all_images(read(root, 'train'), suite, 'train', allow_incomplete)
-        train, validation = train.split((.05,))
-    elif not allow_incomplete: raise FileNotFoundError(
-        f'{packed.parent/"train"}: no shards of the training images; go on without them by '
-        f'{option("allow_incomplete", True)}.')
+    _published_path(root, PUBLISHED_SETS.set_index('suite').place[[suite]].iloc[0]) # else an error says where to get it
+    train = _with_all_images(read(root, 'train'), suite, 'train', allow_incomplete)
     test = _with_all_images(read(root, 'test'), suite, 'test', allow_incomplete)
+    train, validation = train.split((.05,))
     return dict(classnames=test.classnames, templates='cifar' if name.startswith('cifar') else name, train=train,
                 validation=validation, test=test, shifts={})
 
@@ -346,8 +339,8 @@ def _torchvision_set(root, classes, pairs):
     return ImageSet('reference', [f for f, _ in pairs], [label for _, label in pairs], names, root=Path(root))
 
 def _cars(root, split):
-    packed = _shard_folder(root, 'stanford_cars')
-    if packed is not None: return shard_set(packed.parent/split, name='reference')
+    path = _published_path(root, 'stanford_cars')
+    if path != Path(root)/'stanford_cars': return image_folder(path.parent/split, name='reference') # shards
     from torchvision.datasets import StanfordCars
     d = StanfordCars(root, split)
     return _torchvision_set(root, d.classes, d._samples)
@@ -440,20 +433,16 @@ def inventory(
     root = Path(root or data_root()).expanduser()
     suites = [suite] if suite else list(FAMILIES)
     t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin(suites)].assign(found=0, state='not there')
-    there = t.place.map(lambda place: _is_there(root, place))
-    for name in t.suite.unique():
-        rows = t.index[(t.suite == name) & there]
-        if not len(rows): continue
+    there = t[[_found(root, place) is not None for place in t.place]]
+    for name, rows in there.groupby('suite'):
         try: parts = FAMILIES[name](root, allow_incomplete=True)
         except (OSError, ValueError) as e:
-            t.loc[rows, 'state'] = str(e)
+            t.loc[rows.index, 'state'] = str(e)
             continue
-        for i in rows:
-            n = _n_images(parts, t.set[i], t.split[i])
-            lacking = t.images[i] - n
-            t.loc[i, 'found'] = n
-            if n: t.loc[i, 'state'] = f'{lacking:,} missing' if lacking > 0 else f'{-lacking:,} too many'
-            if not lacking: t.loc[i, 'state'] = 'complete'
+        for r in rows.itertuples():
+            n = _n_images(parts, r.set, r.split)
+            state = f'{r.images-n:,} missing' if n < r.images else f'{n-r.images:,} too many'
+            if n: t.loc[r.Index, ['found', 'state']] = n, 'complete' if n == r.images else state
     return t
 
 def _n_images(parts, name, split): # int
