@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THUMBNAIL_SIDE', 'ALIKE', 'EQUAL', 'MOST_THUMBNAILS', 'MOST_SECONDS', 'copies', 'square_thumbnail', 'LookUp',
-           'is_suspicious', 'Thumbnails', 'thumbnails', 'lookalikes', 'keep_training_thumbnails', 'training_thumbnails',
+           'is_suspicious', 'Thumbnails', 'thumbnails', 'keep_training_thumbnails', 'training_thumbnails',
            'find_training_images']
 
 # %% ../../nbs/api/data/17_copies.ipynb #21dd5c68
@@ -132,21 +132,9 @@ def thumbnails(
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: small = list(pool.map(decode, range(len(some))))
         if time.monotonic() < end and any(s is not None for s in small):
             write_entry(folder, small, name=f'thumbnails of {images.name}')
-    known = [i for i, s in enumerate(small) if s is not None and len(s)]
+    known = [i for i, s in enumerate(small) if s is not None and len(s)] # the cache has an empty array for None
     arrays = np.array([small[i] for i in known], np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     return Thumbnails([files[i] for i in known], arrays, len(images))
-
-def lookalikes(
-    images:Thumbnails,
-    others:Thumbnails,
-    look_up:LookUp # in the others
-) -> pd.DataFrame: # columns file, other (the most similar one), similarity
-    "Similarity of images to the most similar one of another set"
-    rows = []
-    for k in range(0, len(images.small), 64):
-        which, how = look_up(images.small[k:k+64])
-        rows += zip(images.files[k:k+64], [others.files[i] for i in which], how)
-    return pd.DataFrame(rows, columns=['file', 'other', 'similarity'])
 
 # %% ../../nbs/api/data/17_copies.ipynb #8be1c445
 def keep_training_thumbnails(
@@ -179,27 +167,29 @@ def find_training_images(
     if not training: return warnings, notes
     sets = {name: thumbnails(images, most//len(datasets), MOST_SECONDS/len(datasets))
             for name, images in datasets.items()}
-    total = sum(images.total for images in sets.values())
+    n, total = sum(len(images.small) for images in sets.values()), sum(images.total for images in sets.values())
     for who, trained in training.items():
-        if not len(trained.small): continue
-        look_up = LookUp(trained.small)
-        among = look_up(trained.small[:200], own=True)[1]
+        m = len(trained.small)
+        if not m: continue
+        most_similar = LookUp(trained.small)
+        _, among = most_similar(trained.small[:200], own=True)
         usual = (among > ALIKE).mean()
         if usual > .5:
             notes.append(
                 f'{usual:.0%} of the training images of {who} look alike, so test images were not compared with them.')
             continue
-        tables = {name: lookalikes(images, trained, look_up) for name, images in sets.items()}
-        n, m = sum(map(len, tables.values())), len(trained.small)
         if n < total or m < trained.total: notes.append(
             f'To find copies in little time, {n:,} of {total:,} test images were compared with {m:,} of '
             f'{trained.total:,} training images of {who}.')
-        for name, table in tables.items():
-            if not len(table) or not is_suspicious(table.similarity, among): continue
-            alike = table[table.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
-            many = f' ({usual:.1%} of the training images look like another one.)' if usual else ''
+        many = f' ({usual:.1%} of the training images look like another one.)' if usual else ''
+        for name, images in sets.items():
+            if not len(images.small): continue
+            which, similarities = most_similar(images.small)
+            if not is_suspicious(similarities, among): continue
+            i = similarities.argmax()
             warnings.append(
-                f'{name}: {len(alike):,} of {len(table):,} images look like training images of {who}, such as '
-                f'{alike.file.iloc[0]} like {alike.other.iloc[0]}.{many} Were they saved again, mirrored, resized, or '
-                'cropped? Then what they measure is memory: leave them out of one of the two sets.')
+                f'{name}: {(similarities > ALIKE).sum():,} of {len(images.small):,} images look like training images '
+                f'of {who}, such as {images.files[i]} like {trained.files[which[i]]}.{many} Were they saved again, '
+                'mirrored, resized, or cropped? Then what they measure is memory: leave them out of one of the two '
+                'sets.')
     return warnings, notes

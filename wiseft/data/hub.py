@@ -64,12 +64,9 @@ def _is_wanted(name): # bool
 
 def hub_files(
     repository:str, # owner/name
-    folder:str|Path, # where it is to go
-    license:str='', # of its authors; '': what its card says
-    source:str='',
-    known:str='' # beginning of the commit that this table was made with
+    folder:str|Path # where it is to go
 ) -> HubFiles:
-    "List the files of a data set on the hub"
+    "List the files of a data set on the hub, with license and source as `HUB_SETS` has them, or else its card"
     from huggingface_hub import HfApi
     try:
         with reaching_hub(): info = HfApi().dataset_info(repository, files_metadata=True)
@@ -78,31 +75,29 @@ def hub_files(
         'connection, and HF_ENDPOINT, HF_TOKEN, and HF_HUB_OFFLINE.') from e
     files = [f for f in info.siblings if _is_wanted(f.rfilename)]
     if not files: raise ValueError(f'{repository} on the hub has no shards (.tar) and no tables.')
-    card = info.card_data or {}
-    note = '' if info.sha.startswith(known) else f'changed since {known}, which was looked at'
-    license, source = license or card.get('license') or 'not stated', source or 'its page on the hub'
+    license, source, note = (info.card_data or {}).get('license') or 'not stated', 'its page on the hub', ''
+    for known in HUB_SETS[HUB_SETS.repository == repository].itertuples():
+        license, source = known.licence, known.source
+        if not info.sha.startswith(known.commit): note = f'changed since {known.commit}, which was looked at'
     return HubFiles(repository, info.sha, files, license, source, Path(folder), note)
 
 # %% ../../nbs/api/data/15_hub.ipynb #2f2c64d6
 def sets_on_hub(
-    name:str # a suite of `HUB_SETS` (all its sets), one of ImageNet's or control sets, or `hf:owner/name`
+    name:str # a suite (all its sets) or a set of `HUB_SETS`, or `hf:owner/name`
 ) -> list: # of `HubFiles`
     "Data sets on the hub for a name"
-    if (address := hub_address(name)).startswith('hf:'):
+    address = hub_address(name)
+    if address.startswith('hf:'):
         repository = '/'.join(address.removeprefix('hf:').split('/')[:2])
-        return [hub_files(repository, local_copy(f'hf:{repository}'), *_stated.get(repository, ()))]
-    rows = HUB_SETS[(HUB_SETS.suite == name) | HUB_SETS.set.eq(name) & _has_own_name]
-    if not len(rows): raise ValueError(
+        return [hub_files(repository, local_copy(f'hf:{repository}'))]
+    rows = _published[(_published.suite == name) | (_published.set == name)]
+    if name not in _names_on_hub or not len(rows): raise ValueError(
         f"{name!r} is not available on the hub: there are {', '.join(_names_on_hub)}, and hf:owner/name.")
-    return [hub_files(r.repository, data_root()/r.repository.partition('/')[2], r.licence, r.source, r.commit)
-            for r in rows.itertuples()]
+    return [hub_files(repository, data_root()/repository.partition('/')[2]) for repository in rows.repository]
 
-_has_own_name = HUB_SETS.suite.eq('imagenet') & HUB_SETS.set.ne('reference')
-_is_control = HUB_SETS.suite.eq('control')
-_names_on_hub = [*HUB_SETS.suite[~_is_control].unique(), *HUB_SETS.set[_has_own_name | _is_control]]
-_stated = {r.repository: (r.licence, r.source, r.commit) for r in HUB_SETS.itertuples()}
-
-CONTROL_ON_HUB = {r.set: f'hf:{r.repository}' for r in HUB_SETS[_is_control].itertuples()}
+_control, _published = HUB_SETS[HUB_SETS.suite == 'control'], HUB_SETS[HUB_SETS.suite != 'control']
+_names_on_hub = [*_published.suite.unique(), *HUB_SETS.set[HUB_SETS.set != 'reference']]
+CONTROL_ON_HUB = {r.set: f'hf:{r.repository}' for r in _control.itertuples()}
 
 def hub_address(name:str) -> str:
     "`hf:owner/name` of a control set of `HUB_SETS`; any other name, and that of a file or folder, as it is"
