@@ -8,8 +8,8 @@ __all__ = ['CORRUPTIONS', 'corrupted_sets']
 # %% ../../nbs/api/data/13_corruptions.ipynb #fc218d51
 import io
 import numpy as np
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from PIL import Image, ImageFilter
 from .decoding import open_image
 from .images import ImageSet, PictureColumn
@@ -42,16 +42,13 @@ def corrupted_sets(
 ) -> dict: # name -> `ImageSet` of the same images
     "Each corruption of a set, as a shifted set; the same every time"
     def corrupted(name, corrupt):
-        pixels = PictureColumn(_Corrupted(images, corrupt))
+        pixels = PictureColumn(range(len(images)), partial(_corrupted_image, images, corrupt))
         return replace(images, name=name, pixels=pixels, members=None, border=0, role='shift')
     return {name: corrupted(name, corrupt) for name, corrupt in CORRUPTIONS.items()}
 
-class _Corrupted:
-    "The images of a set, each with a corruption that is drawn for it"
-    def __init__(self, images:ImageSet, corrupt:Callable): self.images, self.corrupt = images, corrupt
-    def __len__(self): return len(self.images)
-    def __getitem__(self, i):
-        im = self.images.open(i)
-        side = min(im.size)
-        if side > _SIDE: im = im.resize([round(s*_SIDE/side) for s in im.size], Image.Resampling.BICUBIC)
-        return self.corrupt(im, np.random.default_rng(i), side < _SMALL)
+def _corrupted_image(images, corrupt, i): # RGB PIL image
+    "Image `i` of a set with a corruption that is drawn for it"
+    im = images.open(i)
+    side = min(im.size)
+    if side > _SIDE: im = im.resize([round(s*_SIDE/side) for s in im.size], Image.Resampling.BICUBIC)
+    return corrupt(im, np.random.default_rng(i), side < _SMALL)
