@@ -31,12 +31,7 @@ def image_folder(
 ) -> ImageSet:
     "The images of a folder of class folders"
     path = downloaded_path(path)
-    if tars := shard_files(path):
-        folders = [f.name for f in visible_folders(path) if _has_images(f)] if path.is_dir() else []
-        if folders: raise ValueError(
-            f'{path} has tars ({first_few([t.name for t in tars])}) beside folders of images ({first_few(folders)}); '
-            'expected one or the other. Move one elsewhere.')
-        return shard_set(path, classnames, name)
+    if shard_files(path): return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
     label_of, names = _labels_of_folders(path, list(files), classnames)
@@ -224,8 +219,12 @@ def shard_set(
 ) -> ImageSet:
     "The images of a WebDataset, or of tars with class folders in them"
     source, files = Path(source), shard_files(source)
+    folders = [f.name for f in visible_folders(source) if _has_images(f)] if source.is_dir() else []
+    if folders: raise ValueError(
+        f'{source} has tars ({first_few([f.name for f in files])}) beside folders of images ({first_few(folders)}); '
+        'expected one or the other. Move one elsewhere.')
     check_numbers(source, files)
-    paths, labels, members = shard_members(files, is_member)
+    paths, labels, members = shard_members(files, is_member) # labels: numbers, -1 where an image has none
     if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
     if (labels < 0).all(): labels, names = _labels_by_inner_folder(source, paths, members, classnames)
     else: labels, names = _labels_by_number(source, labels, classnames)

@@ -163,11 +163,11 @@ def _reference_sets(source, classnames): # split -> `ImageSet`
         classnames = classnames or sets[split].classnames
     absent = [split for split in ('validation', 'test') if split not in sets]
     if 'train' in sets and absent:
-        sets['train'], *held_out = sets['train'].split((.1,)*len(absent))
+        rest, *held_out = sets['train'].split((.1,)*len(absent))
         if not len(held_out[0]): raise ValueError(
             f'The reference has fewer than {len(absent)+1} images of each class, so none are held out for '
             f'{" and ".join(absent)}. Give more images, or its splits: train, validation, and test.')
-        sets |= zip(absent, held_out)
+        sets |= dict(zip(absent, held_out), train=rest)
     return sets
 
 def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
@@ -236,7 +236,8 @@ def load_suite(
     if name in FAMILIES:
         options = dict(training=training) if name == 'imagenet' else {} # others have few training images
         fields = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, **options)
-        return Suite(name, **fields | dict(templates=templates or fields['templates']))
+        if templates: fields['templates'] = templates
+        return Suite(name, **fields)
     folder = downloaded_path(name)
     if not is_suite(folder): raise FileNotFoundError(
         f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join([*EMBEDDED, *FAMILIES])}) or "
