@@ -22,17 +22,22 @@ from .labels import image_folder, match_labels, source_name
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
 def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     "The images of (images, labels)"
-    name, n = name or 'images', len(images)
+    n = len(images)
     if isinstance(images, pd.Series): images = list(images) # else its index, not the position, would count
     labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
     if labels.shape != (n,): raise ValueError(
         f'{n} images and labels of shape {labels.shape}: expected one label each.')
-    labels, names = _numbered_labels(labels, None, classnames, name)
-    if n and all(isinstance(x, (str, Path)) for x in images): return ImageSet(name, images, labels, names)
+    if n and all(isinstance(x, (str, Path)) for x in images):
+        name = name or 'images'
+        return ImageSet(name, images, *_numbered_labels(labels, None, classnames, name))
     if n: as_picture(images[0])
-    return ImageSet(name, _numbered_names(name, n), labels, names, pixels=PictureColumn(images))
+    return _set_of_pictures(PictureColumn(images), labels, None, classnames, name)
 
-def _numbered_names(name, n): return [f'{name}/{i:0{len(str(n))}}' for i in range(n)]
+def _set_of_pictures(pictures, labels, own, classnames, name): # `ImageSet`
+    "Images without files, which are called images/00, images/01, and so on; `own` as in `_numbered_labels`"
+    name, n = name or 'images', len(pictures)
+    labels, names = _numbered_labels(labels, own, classnames, name)
+    return ImageSet(name, [f'{name}/{i:0{len(str(n))}}' for i in range(n)], labels, names, pixels=pictures)
 
 def _numbered_labels(labels, own, classnames, name): # (n,) numbers, class names
     "Labels as numbers of the class names. `own`: names that the source has for its numbers, or None"
@@ -64,11 +69,8 @@ def _set_of_dataset(dataset, classnames, name, of_loader=False): # `ImageSet`
         f'An item of this {type(dataset).__name__} is a {type(first).__name__}; expected (image, label).')
     transformed = of_loader and hasattr(first[0], 'detach')
     if not transformed: as_picture(first[0])
-    labels, own = _labels_and_names(dataset)
-    name = name or 'images'
-    labels, names = _numbered_labels(labels, own, classnames, name)
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
-    return ImageSet(name, _numbered_names(name, len(dataset)), labels, names, pixels=pictures)
+    return _set_of_pictures(pictures, *_labels_and_names(dataset), classnames, name)
 
 def _labels_and_names(dataset): # (n,) numbers or names; list of class names, or None
     "Labels of a dataset, and its class names: from its attributes if sixteen items agree, else from all items"
@@ -99,18 +101,16 @@ def _drawn_dataset(loader): # dataset
 def _set_of_hugging_face(dataset, classnames, name): # `ImageSet`
     "The images of a `Dataset` of Hugging Face"
     kinds = {column: type(f).__name__ for column, f in dataset.features.items()}
-    images = [c for c, kind in kinds.items() if kind == 'Image']
-    labels = [c for c, kind in kinds.items() if kind == 'ClassLabel' or c in ('label', 'labels')]
-    if not images or not labels: raise ValueError(
+    of_images = [c for c, kind in kinds.items() if kind == 'Image']
+    of_labels = [c for c, kind in kinds.items() if kind == 'ClassLabel' or c in ('label', 'labels')]
+    if not of_images or not of_labels: raise ValueError(
         f'The Dataset has the columns {first_few(list(kinds), 8)}. Expected one of type Image and one of type '
         'ClassLabel: dataset.cast_column(NAME, datasets.Image()).')
-    image, label = images[0], labels[0]
-    dataset, name = dataset.with_format(None), name or 'images'
-    own = getattr(dataset.features[label], 'names', None)
+    dataset, image, label = dataset.with_format(None), of_images[0], of_labels[0]
     labels = np.asarray(list(dataset.select_columns([label])[:][label]))
-    labels, names = _numbered_labels(labels, own, classnames, name)
     pictures = PictureColumn(dataset.select_columns([image]), itemgetter(image))
-    return ImageSet(name, _numbered_names(name, len(dataset)), labels, names, pixels=pictures)
+    own = getattr(dataset.features[label], 'names', None)
+    return _set_of_pictures(pictures, labels, own, classnames, name)
 
 def is_stored_dataset(path:str|Path) -> bool:
     "Whether a path holds a Dataset of Hugging Face, as Arrow or as parquet"
@@ -121,12 +121,11 @@ def _set_at_path(path, classnames, name): # `ImageSet`
     "The images of a folder, shards, a table, Arrow, or parquet"
     path = downloaded_path(path)
     if not is_stored_dataset(path): return image_folder(path, classnames, name)
-    is_arrow = (path/'state.json').is_file()
-    parquet = sorted(path.glob('*.parquet')) if path.is_dir() else [path]
     try: from datasets import Dataset
     except ImportError as e: raise ImportError(
         f'{path} holds a Dataset of Hugging Face: pip install datasets, and it is read.') from e
-    dataset = Dataset.load_from_disk(str(path)) if is_arrow else Dataset.from_parquet([*map(str, parquet)])
+    if (path/'state.json').is_file(): dataset = Dataset.load_from_disk(str(path))
+    else: dataset = Dataset.from_parquet([str(p) for p in sorted(path.glob('*.parquet'))] or str(path))
     return _set_of_hugging_face(dataset, classnames, name or source_name(path))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0007
