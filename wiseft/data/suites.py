@@ -101,7 +101,7 @@ def counts(self:Suite) -> pd.DataFrame:
     for (name, split), images in sets.items(): rows[name][split] = len(images)
     for name, row in rows.items():
         test = sets.get((name, 'test'))
-        row['test families'] = len(set(test and test.groups or []))
+        row['test families'] = len(set(test.groups or [])) if test else 0
         row['classes without test images'] = len(test.missing if test else self.classnames)
     return pd.DataFrame.from_dict(rows, orient='index')
 
@@ -215,10 +215,10 @@ def shared_images(
         if images.pixels is not None: continue
         rows = np.random.default_rng(0).permutation(len(images))[:1000]
         sample, files = images.subset(np.sort(rows)), set()
-        for s, sizes in known: # only files of one size are read
-            alike = sample.subset(np.isin(sample.sizes(), sizes))
-            contents = set(s.subset(np.isin(sizes, alike.sizes())).hashes()) - {None}
-            files |= {f for f, content in zip(alike.files(), alike.hashes()) if content in contents}
+        for s, sizes in known:
+            same_size = s.subset(np.isin(sizes, sample.sizes())) # others are not read
+            contents = set(same_size.hashes()) - {None}
+            files |= {f for f, content in zip(sample.files(), sample.hashes()) if content in contents}
         if files: shared[name] = sorted(files), len(rows)
     return shared
 
