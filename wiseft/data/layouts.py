@@ -150,18 +150,13 @@ def imagenet(
 ) -> dict: # parts of a suite
     "ImageNet and its shifted sets"
     names = list(imagenet_classes().values())
-    v2 = 'imagenetv2-matched-frequency-format-val'
     number_of = {str(i): i for i in range(1000)} # V2's folders are numbers
-    def subset(name): return lambda: _by_wnid(root, name, name, imagenet_subset(name))
-    readers = {('reference', 'test'): lambda: _by_wnid(root, 'imagenet/val', 'reference'),
-               ('reference', 'train'): lambda: _by_wnid(root, 'imagenet/train', 'reference'),
-               ('imagenet-v2', 'test'): lambda: _by_folder(root, v2, 'imagenet-v2', number_of, names),
-               ('imagenet-r', 'test'): subset('imagenet-r'),
-               ('imagenet-sketch', 'test'): lambda: _by_wnid(root, 'sketch', 'imagenet-sketch'),
-               ('objectnet', 'test'): lambda: _objectnet(root, 'objectnet'),
-               ('imagenet-a', 'test'): subset('imagenet-a')}
-    if not training: del readers['reference', 'train']
-    parts = _read_sets(root, 'imagenet', readers, allow_incomplete)
+    def read(row):
+        if row.set == 'imagenet-v2': return _by_folder(root, row.place, row.set, number_of, names)
+        if row.set == 'objectnet': return _objectnet(root, row.set)
+        subset = imagenet_subset(row.set) if row.set in ('imagenet-r', 'imagenet-a') else None
+        return _by_wnid(root, row.place, row.set, subset)
+    parts = _read_sets(root, 'imagenet', read, allow_incomplete, training)
     test, train, shifts = parts['test'], parts['train'], parts['shifts']
     if train is not None: parts['train'], parts['validation'] = hold_out(train)
     for shifted in list(shifts.values()):
@@ -170,16 +165,18 @@ def imagenet(
         shifts[baseline.name] = baseline
     return dict(classnames=names, templates='openai', **parts)
 
-def _read_sets(root, suite, readers, allow_incomplete): # parts of a suite; readers: (set, split) -> function
-    "Read and count the sets of a suite; `allow_incomplete` leaves out those that are not there, unless none is"
-    places = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite].set_index(['set', 'split']).place
-    there = [key for key, place in places.items() if _found(root, place)]
+def _read_sets(root, suite, read, allow_incomplete, training=True): # parts of a suite
+    "Read and count the sets of a suite, test images first; `read`: function of a row of `PUBLISHED_SETS`"
+    rows = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite].sort_values('split', kind='stable')
+    if not training: rows = rows[rows.split != 'train']
+    there = np.array([_found(root, place) is not None for place in rows.place])
+    if allow_incomplete and there.any(): rows = rows[there]
     parts = dict(train=None, validation=None, test=None, shifts={})
-    for (name, split), read in readers.items():
-        if allow_incomplete and there and (name, split) not in there: continue
-        images = _with_all_images(read(), suite, split, allow_incomplete)
-        if name == 'reference': parts[split] = images
-        else: parts['shifts'][name] = images
+    for row in rows.itertuples():
+        _published_path(root, row.place) # an error says where to get it
+        images = _with_all_images(read(row), suite, row.split, allow_incomplete)
+        if row.set == 'reference': parts[row.split] = images
+        else: parts['shifts'][row.set] = images
     return parts
 
 # %% ../../nbs/api/data/12_layouts.ipynb #9bfe012a
@@ -225,10 +222,10 @@ def _cifar102(root):
 
 def cifar10(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
-    readers = {('reference', 'train'): lambda: _cifar10(root, 'train'),
-               ('reference', 'test'): lambda: _cifar10(root, 'test'),
-               ('cifar-10.1', 'test'): lambda: _cifar101(root), ('cifar-10.2', 'test'): lambda: _cifar102(root)}
-    parts = _read_sets(root, 'cifar10', readers, allow_incomplete)
+    def read(row):
+        if row.set == 'reference': return _cifar10(root, row.split)
+        return _cifar101(root) if row.set == 'cifar-10.1' else _cifar102(root)
+    parts = _read_sets(root, 'cifar10', read, allow_incomplete)
     if parts['train'] is not None: parts['train'], parts['validation'] = parts['train'].split((.05,))
     return dict(classnames=CIFAR10_CLASSES, templates='cifar', **parts)
 
@@ -324,13 +321,9 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
 # %% ../../nbs/api/data/12_layouts.ipynb #b56e7d7d
 def transfer(name:str, root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "A transfer set of the WiSE-FT paper: cifar10, cifar100, cars, dtd, sun397 or food101"
-    suite, read = f'transfer:{name}', _READERS[name]
-    _published_path(root, PUBLISHED_SETS.set_index('suite').place[[suite]].iloc[0]) # else an error says where to get it
-    train = _with_all_images(read(root, 'train'), suite, 'train', allow_incomplete)
-    test = _with_all_images(read(root, 'test'), suite, 'test', allow_incomplete)
-    train, validation = train.split((.05,))
-    return dict(classnames=test.classnames, templates='cifar' if name.startswith('cifar') else name, train=train,
-                validation=validation, test=test, shifts={})
+    parts = _read_sets(root, f'transfer:{name}', lambda row: _READERS[name](root, row.split), allow_incomplete)
+    parts['train'], parts['validation'] = parts['train'].split((.05,))
+    return dict(classnames=parts['test'].classnames, templates='cifar' if name.startswith('cifar') else name, **parts)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #131a1c9b
 def _torchvision_set(root, classes, pairs):
