@@ -171,12 +171,12 @@ def _read_sets(root, suite, read, allow_incomplete, training=True): # parts of a
     if not training: rows = rows[rows.split != 'train']
     there = np.array([_found(root, place) is not None for place in rows.place])
     if allow_incomplete and there.any(): rows = rows[there]
-    parts = dict(train=None, validation=None, test=None, shifts={})
+    parts = dict(train=None, validation=None, test=None, shifts={}, shift_validation={})
     for row in rows.itertuples():
         _published_path(root, row.place) # an error says where to get it
         images = _with_all_images(read(row), suite, row.split, allow_incomplete)
         if row.set == 'reference': parts[row.split] = images
-        else: parts['shifts'][row.set] = images
+        else: parts['shifts' if row.split == 'test' else 'shift_validation'][row.set] = images
     return parts
 
 # %% ../../nbs/api/data/12_layouts.ipynb #9bfe012a
@@ -269,18 +269,13 @@ def one_set(suite:str, root:str|Path, allow_incomplete:bool=False) -> dict: # pa
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
                  ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
 
-def _wilds_suite(suite, path, folder, rows, classnames, allow_incomplete, **more): # dict, parts of a suite
-    "A suite of a table with the columns file, which is in a folder, y, group, and split"
-    rows = rows[rows.file.isin(os.listdir(path/folder))]
-    sets = {}
-    for (name, split), official in _WILDS_SPLITS.items():
-        t = rows[rows.split == official]
-        paths = [path/folder/f for f in t.file]
-        images = ImageSet(name, paths, t.y, classnames, groups=list(t.group), root=path)
-        sets[name, split] = _with_all_images(images, suite, split, allow_incomplete)
-    reference = {split: s for (name, split), s in sets.items() if name == 'reference'}
-    return dict(classnames=classnames, **reference, shifts=dict(ood=sets['ood', 'test']),
-                shift_validation=dict(ood=sets['ood', 'validation']), **more)
+def _wilds_suite(suite, root, path, rows, classnames, allow_incomplete, **more): # dict, parts of a suite
+    "A suite of a table with the columns file, which is in the folder `path`, y, group, and split"
+    rows = rows[rows.file.isin(os.listdir(path))]
+    def read(row):
+        t = rows[rows.split == _WILDS_SPLITS[row.set, row.split]]
+        return ImageSet(row.set, [path/f for f in t.file], t.y, classnames, groups=list(t.group), root=path.parent)
+    return dict(classnames=classnames, **_read_sets(root, suite, read, allow_incomplete), **more)
 
 def iwildcam(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
@@ -290,8 +285,8 @@ def iwildcam(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a s
                    dtype=dict(filename=str, y=int))
     cameras = 'camera ' + t.location_remapped.astype(str)
     rows = pd.DataFrame(dict(file=t.filename, y=t.y, group=cameras, split=t.split))
-    return _wilds_suite('iwildcam', path, 'train', rows, names, allow_incomplete, templates='iwildcam',
-                  metrics=('macro-F1', 'accuracy'))
+    return _wilds_suite('iwildcam', root, path/'train', rows, names, allow_incomplete, templates='iwildcam',
+                        metrics=('macro-F1', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #6d0e67a7
 FMOW_CLASSES = package_data('fmow.txt').read_text(encoding='utf-8').splitlines()
@@ -315,8 +310,8 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     rows = pd.DataFrame(dict(file=[f'rgb_img_{i}.png' for i in range(len(t))], y=labels,
                              group=t.country_code.map(codes).fillna('Other'),
                              split=[splits.get(k, '') for k in zip(t.split, when)]))
-    return _wilds_suite('fmow', path, 'images', rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
-                  metrics=('worst-group accuracy', 'accuracy'))
+    return _wilds_suite('fmow', root, path/'images', rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
+                        metrics=('worst-group accuracy', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #b56e7d7d
 def transfer(name:str, root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
@@ -440,12 +435,10 @@ def inventory(
 
 def _n_images(parts, name, split): # int
     "Number of images of a set in the parts of a suite"
-    if name != 'reference':
-        sets = parts['shifts'] if split == 'test' else parts.get('shift_validation', {})
-        return len(sets.get(name, ()))
+    if name != 'reference': return len(parts['shifts' if split == 'test' else 'shift_validation'].get(name, ()))
     n = len(parts[split] or ())
     # where the authors have no validation set, ours is a part of their training set
-    if split == 'train' and 'shift_validation' not in parts: n += len(parts['validation'] or ())
+    if split == 'train' and not parts['shift_validation']: n += len(parts['validation'] or ())
     return n
 
 # %% ../../nbs/api/data/12_layouts.ipynb #05cc195f
