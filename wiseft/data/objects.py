@@ -37,7 +37,7 @@ def _set_of_pictures(pictures, labels, own, classnames, name): # `ImageSet`
     "Images without files, which are called images/00, images/01, and so on; `own` as in `_numbered_labels`"
     name, n = name or 'images', len(pictures)
     labels, names = _numbered_labels(labels, own, classnames, name)
-    return ImageSet(name, [f'{name}/{i:0{len(str(n))}}' for i in range(n)], labels, names, pixels=pictures)
+    return ImageSet(name, [f'{name}/{str(i).zfill(len(str(n)))}' for i in range(n)], labels, names, pixels=pictures)
 
 def _numbered_labels(labels, own, classnames, name): # (n,) numbers, class names
     "Labels as numbers of the class names. `own`: names that the source has for its numbers, or None"
