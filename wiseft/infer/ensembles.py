@@ -90,8 +90,9 @@ def members(
     first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of)
     last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
     # what is between them
-    ends, of_weights = (zeroshot, finetuned), any(m.kind == 'merge' or m.gives == 'alpha' for m in methods)
-    if of_weights and hasattr(zeroshot, 'check_averageable'): ends = ready_to_average(ends)
+    ends, of_weights = [zeroshot, finetuned], any(m.kind == 'merge' or m.gives == 'alpha' for m in methods)
+    if of_weights and hasattr(zeroshot, 'check_averageable'):
+        ends[0], ends[1:] = ready_to_average(zeroshot, [finetuned])
     if not of_weights: # else the path of weights does it
         for a in inner_alphas: check_alpha(a)
     @cache # for an ensemble with an α per image, and the merge itself

@@ -46,7 +46,7 @@ def images_of_steps(train:int, validation:int, models:int, steps:int=200, batch_
 def tpgm(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
     "An α per tensor, learned on validation images of the reference"
     finetuned = list(named_models(finetuned).values())
-    check_models(tpgm, base, len(finetuned))
+    check_models(tpgm, base, finetuned)
     check_images(tpgm, [base, *finetuned], images)
     given = dict(steps=steps, lr=lr, batch_size=batch_size, first=first, seed=seed)
     classifier = merge(base, finetuned, per_tensor, prepared=learn_alphas(base, finetuned[0], images, **given))

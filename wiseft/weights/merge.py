@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TensorInfo', 'wise_ft', 'uniform_soup', 'weighted_average', 'merged_tensors', 'merge', 'ready_to_average',
-           'positions_of', 'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_ends', 'check_not_swapped',
-           'check_not_averages', 'check_alpha', 'interpolate', 'part_of', 'check_shares', 'average', 'named_models',
-           'Chain', 'check_models', 'check_mergeable', 'check_images', 'check_parts']
+           'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_not_swapped', 'check_not_averages',
+           'check_alpha', 'interpolate', 'part_of', 'check_shares', 'average', 'named_models', 'Chain', 'check_models',
+           'check_images', 'check_parts']
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
 import math, torch
@@ -60,42 +60,47 @@ def weighted_average(
 @torch.no_grad()
 def merged_tensors(
     method:Method, # a merge
-    base:Mapping|None, finetuned:list[Mapping], # state dicts or files
-    names:list[str], # what messages call them, the base first
+    base, finetuned:list, # state dicts, files, or classifiers
     prepared:dict|None=None, # name -> what the method needs to know of a tensor
-    positions:Mapping|None=None, # name -> position; default from the names
+    names:list[str]|None=None, # what messages call the models, the base first
+    positions:Mapping|None=None, # name -> position; default by a classifier's towers, or by names
     dtype:torch.dtype|None=None # that weights are rounded to; default that of the first model
 ) -> Iterator: # of (name, tensor)
     "Yield one merged tensor after another; each is read once and none is kept"
-    states = finetuned if base is None else [base, *finetuned]
-    positions, prepared = positions or Positions(states[0]), prepared or {}
+    models = finetuned if base is None else [base, *finetuned]
+    states, prepared = [_state_dict(m) for m in models], prepared or {}
+    names = names or _names_in_messages(base, finetuned)
+    positions = positions or Positions(states[0], getattr(models[0], 'layouts', None))
     part = method.given.get('parts')
     check_parts(part, states[0])
     for name in tensor_order(states[0], dtype):
-        versions = [s[name] for s in states]
-        for t, model in zip(versions, names): check_finite({name: t}, model)
-        first, info = versions[0], TensorInfo(name, positions, prepared.get(name))
-        if is_weight(first):
+        tensors = [s[name] for s in states]
+        for t, model in zip(tensors, names): check_finite({name: t}, model)
+        first, info = tensors[0], TensorInfo(name, positions, prepared.get(name))
+        if is_weight(first): # computed in float32 or better, and rounded once
             wide = torch.promote_types(first.dtype, torch.float32)
-            versions = [t.detach().to(first.device, wide) for t in versions]
-        of_base, of_finetuned = (None, versions) if base is None else (versions[0], versions[1:])
-        if part in (None, part_of(name)): merge_tensor = _method_for_tensor(method, info)
-        else: of_base, merge_tensor = None, uniform_soup # not merged: the fine-tuned weights, or the mean of several
+            tensors = [t.detach().to(first.device, wide) for t in tensors]
+        base_tensor, others = (None, tensors) if base is None else (tensors[0], tensors[1:])
+        if part in (None, part_of(name)):
+            of_tensor = {k: f(info) for k, f in method.given.items() if callable(f)} # hyperparameters by tensor
+            merge_tensor = method.set(**of_tensor) if of_tensor else method
+        else: base_tensor, merge_tensor = None, uniform_soup # the fine-tuned weights, or the mean of several
         if is_weight(first):
-            out = merge_tensor(of_base, of_finetuned, info)
+            out = merge_tensor(base_tensor, others, info)
             if out.shape != first.shape: raise ValueError(
                 f'{merge_tensor.title} changes the shape of {name!r} from {tuple(first.shape)} to {tuple(out.shape)}. '
                 'Return a tensor of the same shape.')
             out = out.to(dtype or first.dtype)
             check_finite({name: out}, 'the average, which left the range of its precision')
-        else: out = _integers_of_one_model(merge_tensor, of_base, of_finetuned).clone()
+        else: out = _integers_of_one_model(merge_tensor, base_tensor, others).clone()
         yield name, out
-        del out, first, versions, of_base, of_finetuned, t
+        del out, first, tensors, base_tensor, others, t
 
-def _method_for_tensor(method, info): # `Method`
-    "The method, with a number for each hyperparameter that is a function of the tensor"
-    values = {k: v(info) for k, v in method.given.items() if callable(v)}
-    return method.set(**values) if values else method
+def _names_in_messages(base, finetuned:list) -> list: # of str, the base first
+    names = ['finetuned'] if len(finetuned) == 1 else [f'model {i}' for i in range(len(finetuned))]
+    return names if base is None else ['base', *names]
+
+def _state_dict(m): return m if m is None or isinstance(m, Mapping) else m.state_dict()
 
 def _integers_of_one_model(method, base, finetuned): # tensor
     "An integer or boolean tensor: of the model with weight 1 if there is one, else of the first"
@@ -121,41 +126,37 @@ def merge(
     method = as_method(method, 'merge').set(**hyperparameters)
     if parts: method = method.set(parts=parts)
     finetuned = [finetuned] if isinstance(finetuned, (Mapping, nn.Module)) else list(finetuned)
-    check_models(method, base, len(finetuned))
-    models = finetuned if base is None else [base, *finetuned]
-    of_classifiers = not all(isinstance(m, Mapping) for m in models)
-    ready = ready_to_average(models) if of_classifiers else models
-    check_ends(method, base, finetuned)
-    names = _names_in_messages(base, finetuned)
-    check_mergeable([_state_dict(m) for m in ready], names)
-    ready_base, ready_finetuned = (None, ready) if base is None else (ready[0], ready[1:])
-    if prepared is None: prepared = prepare_merge(method, ready_base, ready_finetuned, images)
-    states, positions = [_state_dict(m) for m in ready_finetuned], positions_of(ready_finetuned[0])
-    merged = dict(merged_tensors(method, _state_dict(ready_base), states, names, prepared, positions))
-    if not of_classifiers: return merged
+    parents = finetuned if base is None else [base, *finetuned]
+    check_models(method, base, finetuned)
+    base, finetuned = ready_to_average(base, finetuned)
+    if prepared is None: prepared = prepare_merge(method, base, finetuned, images)
+    merged = dict(merged_tensors(method, base, finetuned, prepared))
+    if isinstance(finetuned[0], Mapping): return merged
     recipe = merge_recipe(method, images)
-    alpha = recipe.get('alpha') if isinstance(recipe.get('alpha'), (int, float)) else None # one for each tensor is none
-    return ready[0].averaged(merged, models, alpha, recipe, prepared_for_file(prepared))
+    alpha = recipe.get('alpha')
+    if not isinstance(alpha, (int, float)): alpha = None # the method has none, or one for each tensor
+    classifier = finetuned[0] if base is None else base
+    return classifier.averaged(merged, parents, alpha, recipe, prepared_for_file(prepared))
+
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ab1465e2
-def ready_to_average(models:list) -> list: # classifiers
-    "The same classifiers after checks; all with their text tower among the weights, if one fine-tuned it"
-    if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
-        f"Can't average {' and '.join(type(m).__name__ for m in models)}: give state dicts only, or classifiers only.")
-    models[0].check_averageable(models[1:])
-    texts = any(getattr(m, 'head_from_text', False) for m in models)
-    return [m.with_text() for m in models] if texts else list(models)
+def ready_to_average(
+    base, finetuned:list, # state dicts, files, or classifiers
+    names:list[str]|None=None # what messages call them, the base first
+) -> tuple: # base, finetuned
+    "The same models, after checks that they fit together; all with their text tower if one of them fine-tuned it"
+    models = finetuned if base is None else [base, *finetuned]
+    if not all(isinstance(m, Mapping) for m in models):
+        if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
+            f"Can't average {' and '.join(type(m).__name__ for m in models)}: give state dicts only, or classifiers "
+            'only.')
+        models[0].check_averageable(models[1:])
+        if any(getattr(m, 'head_from_text', False) for m in models): models = [m.with_text() for m in models]
+    names = names or _names_in_messages(base, finetuned)
+    first, *others = [_state_dict(m) for m in models]
+    for state, name in zip(others, names[1:]): check_compatible(first, state, (names[0], name))
+    return (None, models) if base is None else (models[0], models[1:])
 
-def positions_of(model) -> Positions: # a state dict or classifier
-    "Block and depth of each tensor: by the patterns of a classifier's towers, else by names"
-    return Positions(_state_dict(model), getattr(model, 'layouts', None))
-
-def _names_in_messages(base, finetuned:list) -> list: # of str, the base first
-    "What messages call the models"
-    names = ['finetuned'] if len(finetuned) == 1 else [f'model {i}' for i in range(len(finetuned))]
-    return names if base is None else ['base', *names]
-
-def _state_dict(m): return m if m is None or isinstance(m, Mapping) else m.state_dict()
 
 # %% ../../nbs/api/weights/03_merge.ipynb #7b7504de
 def prepare_merge(
@@ -190,16 +191,12 @@ def merge_recipe(
     "The recipe of a merged classifier"
     recipe = method.recipe()
     if images is not None and method.needs_images: recipe['images'] = images.fingerprint
-    chosen = getattr(recipe.get('alpha'), 'chosen', '')
-    return recipe | dict(alpha=float(recipe['alpha']), chosen=chosen) if chosen else recipe
+    chosen = getattr(recipe.get('alpha'), 'chosen', '') # how `choose_alpha` chose it
+    if chosen: recipe |= dict(alpha=float(recipe['alpha']), chosen=chosen)
+    return recipe
+
 
 # %% ../../nbs/api/weights/03_merge.ipynb #21900acf
-def check_ends(method, base, finetuned):
-    "ValueError if the base is swapped with another model, or one end of a single alpha is an average"
-    if base is None: return
-    for model in finetuned: check_not_swapped(base, model)
-    if method.name == wise_ft.name: check_not_averages(base, *finetuned)
-
 def check_not_swapped(zeroshot, finetuned):
     "ValueError if the two classifiers are swapped"
     start, end = (getattr(c, 'alpha', None) for c in (zeroshot, finetuned))
@@ -211,8 +208,8 @@ def check_not_averages(zeroshot, finetuned):
     "ValueError if one lies between the other and its start, so that α isn't the share of fine-tuned weights"
     first, second = _averaged_ends(zeroshot), _averaged_ends(finetuned)
     if not first and not second: return
-    is_one_line = first == second or (first and finetuned.hash in first) or (second and zeroshot.hash in second)
-    is_from_another = zeroshot.alpha == 0 and second and finetuned.recipe.get('start') == second[0]
+    is_one_line = first == second or getattr(finetuned, 'hash', '') in first or getattr(zeroshot, 'hash', '') in second
+    is_from_another = second and getattr(zeroshot, 'alpha', None) == 0 and finetuned.recipe.get('start') == second[0]
     if is_one_line or is_from_another: raise ValueError(
         f'The {"second" if second else "first"} classifier is an average already (alpha '
         f'{(finetuned if second else zeroshot).alpha:g}): alpha would not be the share of fine-tuned weights. Give '
@@ -289,8 +286,10 @@ class Chain(Method):
         super().__init__(outer.function, 'merge', f'{inner.name}+{outer.name}', papers, outer.strength, inner.needs,
                          inner.cost, prepare=inner.prepare or outer.prepare, images_used=inner.images_used,
                          needs_base=inner.needs_base or outer.needs_base, takes=inner.takes)
-        def prefixed(ps): return {self.prefix+k: p for k, p in ps.items() if p.default is not p.empty}
+        def prefixed(parameters): # hyperparameters of the inner merge, under the names that the chain gives them
+            return {self.prefix+k: p for k, p in parameters.items() if p.default is not p.empty}
         self.parameters = outer.parameters | prefixed(inner.parameters)
+        # the outer merge prepares itself on the inner result, which takes all hyperparameters of the inner one
         self.prepare_takes = outer.prepare_takes | prefixed(inner.parameters if outer.prepare else inner.prepare_takes)
         self.given = outer.given | {self.prefix+k: v for k, v in inner.given.items()}
         if parts: self.given['parts'] = parts
@@ -305,19 +304,17 @@ class Chain(Method):
         return Chain(self.inner.set(**of_inner), self.outer.set(**of_outer), parts or self.given.get('parts'))
 
     def __call__(self, base, finetuned, info):
-        known = info.prepared or {}
+        known = info.prepared or {} # as `prepared` returns it
         if 'middle' in known: middle = known['middle'].to(finetuned[0])
         else: middle = self.inner(base, finetuned, replace(info, prepared=known.get('inner')))
         return self.outer(base, [middle], replace(info, prepared=known.get('outer')))
 
-    def prepared(self, base, finetuned, images=None):
-        "Preparation of the inner merge, then of the outer one, which needs the inner result"
+    def prepared(self, base, finetuned, images=None): # name -> dict(inner=…), or dict(middle=…, outer=…)
+        "What the inner merge prepares; or, if the outer one prepares itself, the inner result and what that gives"
         known = prepare_merge(self.inner, base, finetuned, images)
         if not self.outer.prepare: return {k: dict(inner=v) for k, v in known.items()}
-        names, positions = _names_in_messages(base, finetuned), positions_of(finetuned[0])
-        base_state, states = _state_dict(base), [_state_dict(m) for m in finetuned]
-        middle = dict(merged_tensors(self.inner, base_state, states, names, known, positions))
-        outer = self.outer.prepared(base_state, [middle])
+        middle = dict(merged_tensors(self.inner, base, finetuned, known))
+        outer = self.outer.prepared(_state_dict(base), [middle])
         return {k: dict(middle=t, outer=outer.get(k)) for k, t in middle.items()}
 
 @patch
@@ -331,8 +328,12 @@ def __add__(self:Method, outer:Method) -> Chain:
     return Chain(self, outer)
 
 # %% ../../nbs/api/weights/03_merge.ipynb #5a3c0e11
-def check_models(method:Method, base, n:int): # n: fine-tuned models
-    "ValueError unless the method gets the models that it needs"
+def check_models(
+    method:Method, # a merge or a search
+    base, finetuned:list # state dicts, classifiers, or paths of some
+):
+    "ValueError unless these are the models that the method needs, and classifiers are the ends that they should be"
+    n = len(finetuned)
     if not n: raise ValueError('There is nothing to average: give at least one fine-tuned model.')
     weights = method.given.get('weights')
     if isinstance(weights, list) and len(weights) != n: raise ValueError(
@@ -345,10 +346,9 @@ def check_models(method:Method, base, n:int): # n: fine-tuned models
         f"{option('method', flag='--rule')}, such as 'uniform soup'.")
     if method.takes == 'two or more' and n < 2: raise ValueError(
         f'{method.name} takes two fine-tuned models or more, from different seeds. It got {n}.')
-
-def check_mergeable(states:list[Mapping], names:list[str]):
-    "ValueError unless all models can be merged with the first"
-    for s, name in zip(states[1:], names[1:]): check_compatible(states[0], s, (names[0], name))
+    if base is None: return
+    for model in finetuned: check_not_swapped(base, model)
+    if method.name == wise_ft.name: check_not_averages(base, *finetuned)
 
 def check_images(method:Method, models:list, images):
     "ValueError if a method needs images and there are none, or if it can't learn from images"

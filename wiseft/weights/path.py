@@ -48,8 +48,8 @@ class WeightPath:
         is_plain = self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}
         if is_plain: self._average_into_target(alpha)
         else:
-            merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned],
-                                    ['zeroshot', 'finetuned'], self.prepared, self.positions)
+            merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned], self.prepared,
+                                    positions=self.positions)
             for k, t in merged: self.memory[k].copy_(t)
         if getattr(self.target, 'head_from_text', False): # which is built once for each alpha
             if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())

@@ -15,8 +15,9 @@ from pathlib import Path
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
-from .merge import (TensorInfo, check_alpha, check_mergeable, check_models, check_not_swapped, merge,
-                                  merged_tensors, positions_of, prepare_merge, ready_to_average, weighted_average)
+from .layout import Positions
+from .merge import (TensorInfo, check_alpha, check_models, merge, merged_tensors, prepare_merge,
+                                  ready_to_average, weighted_average)
 from .files import MERGEKIT_WORDS, is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
@@ -107,37 +108,42 @@ def read_recipe(
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #94466128
 def _recipe_from_keys(keys, folder): # `Recipe`
-    _check_keys(keys, _KEYS, 'The recipe')
-    if ('rule' in keys) == ('merge_method' in keys): raise ValueError(
-        f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, a merge or search of `wiseft methods`.')
-    models, base, dtype = keys.get('models'), keys.get('base_model'), keys.get('dtype', '')
-    if not isinstance(models, list): raise ValueError(
-        f'`models` is {reprlib.repr(models)}. It is a list of {{model: PATH}}, each with its parameters if needed.')
-    for m in models:
-        _check_keys(m, ('model', 'parameters') if 'merge_method' in keys else ('model',), 'A model')
-        if not isinstance(m.get('model'), str): raise ValueError(f'A model is {reprlib.repr(m)}, and has no path.')
-    if dtype not in ('', *_DTYPES): raise ValueError(f'`dtype` is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
-    # the method
+    _check_form(keys)
     method = _METHODS.get(keys['merge_method']) if 'merge_method' in keys else find_method(keys['rule'])
     if method is None: raise ValueError(
         f"merge_method is {reprlib.repr(keys['merge_method'])}. Of mergekit's there are {', '.join(_METHODS)}. For "
         'others see the merges that `wiseft methods` lists, and give one as rule.')
     if method.kind not in ('merge', 'search'): raise ValueError(
         f'`rule` is {method.name}, a {method.kind}. `wiseft methods` lists merges and searches.')
-    # the models: mergekit may list the base among them; its linear needs a base only to fold adapters into it
+    models, base, parameters = keys['models'], keys.get('base_model'), keys.get('parameters') or {}
+    # mergekit may list the base among the models; its linear needs a base only to fold adapters into it
     if method is not weighted_average: models = [m for m in models if m['model'] != base]
     elif not any(os.path.isfile(folder/m['model']/ADAPTER) for m in models): base = None
-    # how strongly, and by which images
-    shared = keys.get('parameters') or {}
-    if method.mergekit: hyperparameters = _mergekit_hyperparameters(method, models, shared)
-    else: hyperparameters = _our_hyperparameters(method, shared)
+    if method.mergekit: hyperparameters = _mergekit_hyperparameters(method, models, parameters)
+    else: hyperparameters = _our_hyperparameters(method, parameters)
     def place(path): return Path(os.path.normpath(folder/path))
     images = {k: keys[k] for k in ('suite', 'reference') if k in keys}
-    if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are not paths or names.')
     if 'reference' in images: images['reference'] = str(place(images['reference']))
     if is_path(images.get('suite', '')): images['suite'] = str(place(images['suite']).absolute())
     finetuned = [place(m['model']) for m in models]
-    return Recipe(method.set(**hyperparameters), None if base is None else place(base), finetuned, dtype, images)
+    base = None if base is None else place(base)
+    return Recipe(method.set(**hyperparameters), base, finetuned, keys.get('dtype', ''), images)
+
+def _check_form(keys):
+    "ValueError unless a recipe's keys are known and it has one method, paths of models, and values of the right type"
+    _check_keys(keys, _KEYS, 'The recipe')
+    if ('rule' in keys) == ('merge_method' in keys): raise ValueError(
+        f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, a merge or search of `wiseft methods`.')
+    models, dtype = keys.get('models'), keys.get('dtype', '')
+    if not isinstance(models, list): raise ValueError(
+        f'`models` is {reprlib.repr(models)}. It is a list of {{model: PATH}}, each with its parameters if needed.')
+    for m in models:
+        _check_keys(m, ('model', 'parameters') if 'merge_method' in keys else ('model',), 'A model')
+        if not isinstance(m.get('model'), str): raise ValueError(f'A model is {reprlib.repr(m)}, and has no path.')
+    if dtype not in ('', *_DTYPES): raise ValueError(f'`dtype` is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
+    images = [k for k in ('suite', 'reference') if k in keys]
+    if not all(isinstance(keys[k], str) for k in images): raise ValueError(f'{images} are not paths or names.')
+
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
 @dataclass(frozen=True)
@@ -189,7 +195,8 @@ def _checked_setting(name, *given): # number, list of numbers, or list of filter
 
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
-def _mergekit_hyperparameters(method, models, shared): # dict, of one of mergekit's methods
+def _mergekit_hyperparameters(method, models, shared): # dict
+    "Hyperparameters of one of mergekit's methods, from parameters of each model and those `shared` by all"
     for_each = [k for k in ('weight', 'density') if _OURS[k] in method.parameters]
     for_all = [k for k in ('lambda', 'normalize') if _OURS[k] in method.parameters]
     _check_keys(shared, [*for_each, *for_all, 'int8_mask'], 'The parameters') # int8_mask saves memory in mergekit
@@ -212,7 +219,8 @@ def _mergekit_hyperparameters(method, models, shared): # dict, of one of mergeki
         given[_OURS[k]] = ByTensor(settings, for_each_model=True) if is_by_tensor else settings
     return given
 
-def _our_hyperparameters(method, shared): # dict, of one of our methods
+def _our_hyperparameters(method, shared): # dict
+    "Hyperparameters of one of our methods, from a recipe's parameters"
     names = [k for k in [*method.parameters][3:] if k != 'images'] # after base, finetuned, and info
     if method.kind == 'merge': names.append('parts')
     _check_keys(shared, names, 'The parameters')
@@ -252,8 +260,9 @@ def merged_classifier(
     load:Callable, # path of a classifier → the classifier
     images=None, # validation images of the reference
 ): # a new classifier
-    "Write the classifier that a recipe describes, with the recipe beside it"
-    method, (base, finetuned) = recipe.method, _classifiers(recipe, load)
+    "The classifier that a recipe describes; when it is saved, its recipe is saved with it"
+    method = recipe.method
+    base, finetuned = _classifiers(recipe, load)
     if method.kind == 'search': classifier = method(base, dict(zip(map(str, recipe.finetuned), finetuned)), images)
     else: classifier = merge(base, finetuned, method, images=images)
     used = recipe.images if method.needs_images else {}
@@ -262,11 +271,12 @@ def merged_classifier(
     return classifier
 
 def _classifiers(recipe, load): # the base or None, and a list of the fine-tuned ones
+    "Load the classifiers of a recipe, an adapter into the base; ValueError if its method needs others"
     base = None if recipe.base is None else load(recipe.base)
     finetuned = [load(p, base=base) if (p/ADAPTER).is_file() else load(p) for p in recipe.finetuned]
-    if base is not None:
-        for c in finetuned: check_not_swapped(base, c)
+    check_models(recipe.method, base, finetuned)
     return base, finetuned
+
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
 def what_is_missing(
@@ -278,30 +288,29 @@ def what_is_missing(
     if lacking: return lacking
     try: names = _names_after_trial_merge(recipe, load)
     except Exception as e: return [str(e)]
-    pieces = {piece for name in names for piece in name.split('.') if not piece.isdigit()}
-    for value in recipe.method.given.values():
-        for text in value.filters if isinstance(value, ByTensor) else []:
-            if not any(text in name for name in names): lacking.append(
-                f'No tensor has {text!r} in its name. {did_you_mean(text, sorted(pieces))}')
-    return lacking
+    by_tensor = [value for value in recipe.method.given.values() if isinstance(value, ByTensor)]
+    absent = [text for value in by_tensor for text in value.filters if not any(text in name for name in names)]
+    pieces = sorted({piece for name in names for piece in name.split('.') if not piece.isdigit()})
+    return [f'No tensor has {text!r} in its name. {did_you_mean(text, pieces)}' for text in absent]
 
 def _names_after_trial_merge(recipe, load): # names of the models' tensors
     "Compare the models, and merge small tensors of the same names"
-    method, names = recipe.method, [*map(str, recipe.finetuned)]
-    if recipe.base is not None: names = [str(recipe.base), *names]
-    if load and recipe.of_classifiers:
-        base, finetuned = _classifiers(recipe, load)
-        models = ready_to_average(finetuned if base is None else [base, *finetuned])
-    else: models = [weights_at(name, _DTYPES.get(recipe.dtype)) for name in names]
-    states = [m if isinstance(m, Mapping) else m.state_dict() for m in models]
-    check_mergeable(states, names)
-    check_models(method, recipe.base, len(recipe.finetuned))
+    method, dtype = recipe.method, _DTYPES.get(recipe.dtype)
+    check_models(method, recipe.base, recipe.finetuned)
+    if load and recipe.of_classifiers: base, finetuned = _classifiers(recipe, load)
+    else:
+        base = None if recipe.base is None else weights_at(recipe.base, dtype)
+        finetuned = [weights_at(path, dtype) for path in recipe.finetuned]
+    paths = recipe.finetuned if base is None else [recipe.base, *recipe.finetuned]
+    base, finetuned = ready_to_average(base, finetuned, [str(path) for path in paths])
+    model = finetuned[0]
+    names = list(model if isinstance(model, Mapping) else model.state_dict())
     of_weights = method.kind == 'merge' and not method.needs_images
     if of_weights and method.__module__.startswith('wiseft.'): # another may fail on small tensors alone
         draw = torch.Generator().manual_seed(0)
-        small = [{k: torch.randn(2, 2, generator=draw) for k in states[0]} for _ in states]
-        base, finetuned = (None, small) if recipe.base is None else (small[0], small[1:])
-        prepared = prepare_merge(method, base, finetuned)
-        for _ in merged_tensors(method, base, finetuned, names, prepared, positions_of(models[0])): pass
-    return [*states[0]]
+        def small(): return {k: torch.randn(2, 2, generator=draw) for k in names}
+        base, finetuned = None if base is None else small(), [small() for _ in finetuned]
+        prepared, positions = prepare_merge(method, base, finetuned), Positions(names, getattr(model, 'layouts', None))
+        for _ in merged_tensors(method, base, finetuned, prepared, positions=positions): pass
+    return names
 
