@@ -142,16 +142,15 @@ def write_adapter(
         if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
             f'{k!r} was trained and is not a matrix of a layer. An adapter holds such matrices and a head.')
         rounding = torch.finfo(w.dtype).eps*end.norm() # a gentle training hardly exceeds it
-        factors = _low_rank_factors(end - begin, rank, rounding)
-        if factors is None: raise ValueError(
+        b, a, is_whole = _low_rank_factors(end - begin, rank, rounding)
+        if not is_whole: raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
-        b, a = factors
-        name = re.sub(r'\.(in_proj_)?weight$', '', k)
-        wrapped = re.sub(r'\.attn\.out_proj$', '.attn.base_layer.out_proj', name)
-        if wrapped != name: b = b/2 # for peft will add it twice
-        state[f'base_model.model.{wrapped}.lora_B.weight'] = b.contiguous()
-        state[f'base_model.model.{wrapped}.lora_A.weight'] = a.contiguous()
-        modules.add(re.sub(r'\.base_layer.*', '', wrapped))
+        module = re.sub(r'\.(in_proj_)?weight$', '', k)
+        if module.endswith('.attn.out_proj'): # peft wraps the attention whole, and adds the product of this layer twice
+            module, b = f'{module.removesuffix("out_proj")}base_layer.out_proj', b/2
+        state[f'base_model.model.{module}.lora_B.weight'] = b.contiguous()
+        state[f'base_model.model.{module}.lora_A.weight'] = a.contiguous()
+        modules.add(module.partition('.base_layer')[0])
     config = dict(peft_type='LORA', r=rank, lora_alpha=rank, target_modules=sorted(modules),
                   modules_to_save=['head'] if head else None,
                   bias='none', lora_dropout=0., fan_in_fan_out=False, inference_mode=True, task_type=None)
@@ -161,10 +160,11 @@ def write_adapter(
         (tmp/ADAPTER).write_text(json.dumps(config, indent=1), encoding='utf-8')
     return Path(folder)
 
-def _low_rank_factors(matrix, rank, rounding): # B (rows, rank) and A (rank, columns); None if the rank is higher
-    "Two factors of a matrix, by its singular values"
+def _low_rank_factors(matrix, rank, rounding): # B (rows, rank), A (rank, columns), and whether B A is the matrix
+    "Factors of a matrix by its largest singular values; others are ignored within the error of rounding"
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    if s[rank:].any() and s[rank] > max(1e-4*s[0], rounding): return None
+    is_whole = not s[rank:].any() or s[rank] <= max(1e-4*s[0], rounding)
     roots = s[:rank].sqrt()
     missing = (0, max(0, rank - len(s))) # a small matrix has fewer singular values: zeros fill the factors up
-    return pad(u[:, :rank]*roots, missing).float(), pad(v[:rank].T*roots, missing).float().T
+    return pad(u[:, :rank]*roots, missing).float(), pad(v[:rank].T*roots, missing).float().T, is_whole
+

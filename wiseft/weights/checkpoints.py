@@ -15,7 +15,7 @@ from ..base.text import BadFile, why_failed
 from ..base.files import atomic_path, blame_memory, existing_file
 from .tensors import check_finite
 from .safetensors_io import TensorFile, write_tensors
-from .pickle_reader import Stub, read_archive, read_pickle, walk
+from .pickle_reader import Stub, parts_of_module, read_archive, read_pickle
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #f5836f59
 def _damaged(path, why): return f"{path} is cut short or damaged ({why}). Copy or download it again."
@@ -29,15 +29,16 @@ def checkpoint_format(
     if path.suffix == '.safetensors': return 'safetensors'
     with open(path, 'rb') as f: start = f.read(40)
     try:
-        is_zip, sizes = zipfile.is_zipfile(path), {} # of what it holds, in bytes
+        is_zip, sizes = zipfile.is_zipfile(path), {} # of the files in it, in bytes when they are unpacked
         if is_zip:
             with zipfile.ZipFile(path) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
     except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e # such as one that spans several disks
-    # PyTorch compresses none of these: would its tensors grow when they are unpacked?
-    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl'))
-    if stored > path.stat().st_size: raise BadFile(
-        f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
     if is_zip:
+        # PyTorch compresses none of these: would its tensors grow when they are unpacked?
+        unpacked = sum(n for name, n in sizes.items() if '/data/' in name or name.endswith('.pkl'))
+        if unpacked > path.stat().st_size: raise BadFile(
+            f'{path} is refused: it would unpack to {unpacked:,} bytes, more than it has. Get the weights as '
+            '.safetensors.')
         names = {n.rpartition('/')[2] for n in sizes}
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
@@ -99,7 +100,7 @@ def read_checkpoint(
 
 def _state_and_modules(module, path, kind): # name → tensor; name → `Stub`
     "Tensors and modules within a saved module; of an archive without its constants and modules"
-    try: parts = dict(walk(module))
+    try: parts = parts_of_module(module)
     except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
     modules = {k: v for k, v in parts.items() if type(v) is Stub}
     state = {k: t for k, t in parts.items() if k not in modules}
