@@ -15,7 +15,8 @@ from ..models.classifier import ImageClassifier
 from ..infer.inference import predict
 
 # %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
-def _right(classifiers, images): # dict name -> (n,) bool array
+def _correct(classifiers, images): # dict name -> (n,) bool array
+    "Which images each classifier gets right"
     p = predict(classifiers, images, progress=False)
     return {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
 
@@ -25,15 +26,16 @@ def _right(classifiers, images): # dict name -> (n,) bool array
 def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet) -> ImageClassifier: # base: not used
     "Average of the classifiers that raise validation accuracy, best first"
     finetuned = named_models(finetuned)
-    alone = _right(finetuned, images)
+    alone = _correct(finetuned, images)
     soup, before, steps = [], None, []
     for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equals the first given
         candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
-        after = _right({'soup': candidate}, images)['soup']
+        after = _correct({'soup': candidate}, images)['soup']
         row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=True)
-        if soup: row |= dict(before=before.mean(), p=mcnemar_exact(before, after), taken=after.mean() > before.mean())
-        steps.append(row)
+        if soup:
+            row |= dict(before=before.mean(), p=mcnemar_exact(before, after), taken=after.mean() > before.mean())
         if row['taken']: soup, before, best = [*soup, name], after, candidate
+        steps.append(row)
     best.beside = {'trace.csv': pd.DataFrame(steps)}
     best.recipe['merge'] = dict(name=greedy_soup.name, models=soup, images=images.fingerprint)
     return best

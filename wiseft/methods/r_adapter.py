@@ -25,7 +25,7 @@ class Adapter(nn.Module):
         return x + (self.share if self.training else 1)*self.A @ x
 
 def _draw(tower, inputs):
-    "Before a pass: which adapters stay. A loss that looks at weights finds them as the pass had them"
+    "Draw which adapters stay, before a pass and not within it: a loss of the weights finds them as the pass had them"
     for m in tower.modules():
         if isinstance(m, Adapter) and m.training: m.share = (torch.rand(()).item() >= m.drop)/(1-m.drop)
 
@@ -39,10 +39,11 @@ def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
         f"{type(classifier.visual).__name__}: use {option('train', 'last:n')}, or a CLIP with a ViT.")
     classifier.requires_grad_(False)
     classifier.head.requires_grad_(True)
-    # in blocks of open_clip, timm, and torchvision
+    # the last layers of attention and MLP, in blocks of open_clip, timm, and torchvision
     last = 'attn.out_proj', 'attn.proj', 'attention.out_proj', 'mlp.c_proj', 'mlp.fc2', 'mlp.3'
-    for layer in [m for b in tower_blocks(classifier.visual) for n, m in b.named_modules() if n.endswith(last)]:
-        adapter = Adapter(layer.weight, drop)
-        for name in ('weight', 'bias'):
-            if getattr(layer, name) is not None: register_parametrization(layer, name, adapter)
+    for block in tower_blocks(classifier.visual):
+        for layer in [m for name, m in block.named_modules() if name.endswith(last)]:
+            adapter = Adapter(layer.weight, drop) # one for both
+            register_parametrization(layer, 'weight', adapter)
+            if layer.bias is not None: register_parametrization(layer, 'bias', adapter)
     classifier.visual.register_forward_pre_hook(_draw)

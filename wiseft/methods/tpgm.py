@@ -6,6 +6,7 @@
 __all__ = ['learn_alphas', 'per_tensor', 'images_of_steps', 'tpgm']
 
 # %% ../../nbs/methods/tpgm.ipynb #3c2b6629
+import math
 import torch
 import torch.nn.functional as F
 from itertools import islice
@@ -19,12 +20,13 @@ from ..infer.inference import shuffled_batches
 def learn_alphas(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
     "An α in 0…1 for each tensor that moved, by cross-entropy on images that were not trained on"
     net, begin, end = base.copy().eval(), base.state_dict(), finetuned.state_dict()
-    moved, first_name = {}, {} # of tensors; a shared one has several names, and one α
+    moved, first_name = {}, {} # name -> the first name of its tensor; a shared one has several, and one α
     for k, t in base.state_dict(keep_vars=True).items():
         if is_weight(t) and not torch.equal(t, end[k]): moved[k] = first_name.setdefault(t, k)
+    if not moved: return {}
     alphas = {k: torch.full((), first, device=base.device, requires_grad=True) for k in first_name.values()}
-    adam = torch.optim.Adam(alphas.values(), lr) if moved else None
-    for x, y in islice(shuffled_batches(images, base, batch_size, seed), steps*bool(moved)):
+    adam = torch.optim.Adam(alphas.values(), lr)
+    for x, y in islice(shuffled_batches(images, base, batch_size, seed), steps):
         weights = {k: torch.lerp(begin[k], end[k], a.to(begin[k].dtype)) for k, a in alphas.items()}
         adam.zero_grad()
         F.cross_entropy(functional_call(net, weights, x), y).backward()
@@ -39,7 +41,9 @@ def per_tensor(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo)
 
 # %% ../../nbs/methods/tpgm.ipynb #86c72868
 def images_of_steps(train:int, validation:int, models:int, steps:int=200, batch_size:int=64) -> tuple:
-    return (round(steps*validation/-(-validation//batch_size)),)*2
+    batches = math.ceil(validation/batch_size)
+    n = round(steps*validation/batches)
+    return n, n
 
 @method('search', 'TPGM', '2303.10720', needs_base=True, takes='one', images_used=images_of_steps,
         needs='validation images', cost='200 batches forward and backward')

@@ -91,29 +91,30 @@ def _check_plain(config, head, path):
     if more: raise BadFile(f'{path} has {first_few(more)}, which is more than low-rank matrices. {_FOLD}')
 
 def _factors(state, config, file): # dict name of a module -> A, B, factor
-    "The pairs of matrices, by module"
-    pairs, wrapped = {}, {}
+    "The pairs of matrices, by module; BadFile unless all tensors are such"
+    pairs, names_of_peft = {}, {} # by module
     for k, t in state.items():
         name = re.fullmatch(r'(.+)\.lora_([AB])(?:\.default)?\.weight', k)
         if not name or t.ndim != 2: raise BadFile(
             f'{file} has {k!r} of shape {tuple(t.shape)}, which is not a low-rank matrix of a linear layer. {_FOLD}')
-        module, matrix = name.groups()
-        inner = module.replace('.base_layer', '')
-        if matrix == 'B' and inner != module: t = t*2 # as peft does
-        wrapped[inner] = module.partition('.base_layer')[0] # an attention's last layer has its name, for peft
-        pair = pairs.setdefault(inner, {})
-        if matrix in pair: raise BadFile(f'{file} has two matrices {matrix} of {inner!r}. Save it again.')
+        wrapped, matrix = name.groups()
+        module = wrapped.replace('.base_layer', '') # peft wraps an attention whole, with its last layer in it
+        if matrix == 'B' and module != wrapped: t = t*2 # peft adds the product of that layer twice
+        names_of_peft[module] = wrapped.partition('.base_layer')[0]
+        pair = pairs.setdefault(module, {})
+        if matrix in pair: raise BadFile(f'{file} has two matrices {matrix} of {module!r}. Save it again.')
         pair[matrix] = t
-    for name, pair in pairs.items():
+    factors = {}
+    for module, pair in pairs.items():
         if len(pair) < 2 or len(pair['A']) != pair['B'].shape[1] or not len(pair['A']): raise BadFile(
-            f'{file} has no two matrices that fit each other for {name!r}. Save it again.')
-        rank = len(pair['A'])
-        its_rank = _number_for_module(wrapped[name], config['rank_pattern'], config['r'])
-        if rank != its_rank: raise BadFile(
-            f'{file}: the matrices of {name!r} have rank {rank}, and {ADAPTER} says {its_rank:g}. Save it again.')
-        alpha = _number_for_module(wrapped[name], config['alpha_pattern'], config['lora_alpha'])
-        pairs[name] = pair['A'], pair['B'], alpha/(rank**.5 if config.get('use_rslora') else rank)
-    return pairs
+            f'{file} has no two matrices that fit each other for {module!r}. Save it again.')
+        rank, name = len(pair['A']), names_of_peft[module]
+        expected = _number_for_module(name, config['rank_pattern'], config['r'])
+        if rank != expected: raise BadFile(
+            f'{file}: the matrices of {module!r} have rank {rank}, and {ADAPTER} says {expected:g}. Save it again.')
+        alpha = _number_for_module(name, config['alpha_pattern'], config['lora_alpha'])
+        factors[module] = pair['A'], pair['B'], alpha/(rank**.5 if config.get('use_rslora') else rank)
+    return factors
 
 def _number_for_module(module, pattern, default): # number
     "The number of the first name in `pattern` that the module's name ends with"
@@ -167,4 +168,3 @@ def _low_rank_factors(matrix, rank, rounding): # B (rows, rank), A (rank, column
     roots = s[:rank].sqrt()
     missing = (0, max(0, rank - len(s))) # a small matrix has fewer singular values: zeros fill the factors up
     return pad(u[:, :rank]*roots, missing).float(), pad(v[:rank].T*roots, missing).float().T, is_whole
-

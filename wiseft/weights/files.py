@@ -46,7 +46,6 @@ class Widened(Mapping):
         t = self.state[name]
         return t.to(torch.promote_types(t.dtype, self.dtype)) if is_weight(t) else t
 
-
 # %% ../../nbs/api/weights/05_files.ipynb #a22c10d7
 def _warn_if_unrelated(files, names):
     "Warn if the largest matrices of a file are unrelated to those of the first one"
@@ -107,7 +106,7 @@ def write_merged(
     dtype:torch.dtype|None=None, # precision of the result; default that of the weights
     **hyperparameters, # of the method, and of its `prepare`
 ) -> Path: # `out`
-    "`merge` of files into a file, one tensor at a time"
+    "`merge` of files into a file, one tensor at a time; beside it are its recipe and what `prepare` computed"
     paths = list(finetuned) if base is None else [base, *finetuned]
     out, method = safetensors_name(out), as_method(method, 'merge').set(**hyperparameters)
     check_models(method, base, finetuned)
@@ -119,9 +118,8 @@ def write_merged(
     for k, v in method.given.items():
         value = getattr(v, 'recipe', v)
         if v is not None: notes[k] = value if isinstance(value, (int, float)) else json.dumps(value)
-    recipe = '' # a file over one of its own parents can't be made again
-    if out not in map(Path, paths):
-        recipe = recipe_text(method, base, finetuned, out.parent, dtype=str(dtype or '').removeprefix('torch.'))
+    if out in map(Path, paths): recipe = '' # it couldn't be carried out again, for it replaces one of its models
+    else: recipe = recipe_text(method, base, finetuned, out.parent, dtype=str(dtype or '').removeprefix('torch.'))
     like = files[0] # the names, shapes, and types of the result
     if dtype: like = {k: t.to('meta', dtype if is_weight(t) else t.dtype) for k, t in like.items()}
     with atomic_path(out, force=force) as tmp:

@@ -138,7 +138,6 @@ def merge(
     classifier = finetuned[0] if base is None else base
     return classifier.averaged(merged, parents, alpha, recipe, prepared_for_file(prepared))
 
-
 # %% ../../nbs/api/weights/03_merge.ipynb #ab1465e2
 def ready_to_average(
     base, finetuned:list, # state dicts, files, or classifiers
@@ -156,7 +155,6 @@ def ready_to_average(
     first, *others = [_state_dict(m) for m in models]
     for state, name in zip(others, names[1:]): check_compatible(first, state, (names[0], name))
     return (None, models) if base is None else (models[0], models[1:])
-
 
 # %% ../../nbs/api/weights/03_merge.ipynb #7b7504de
 def prepare_merge(
@@ -194,7 +192,6 @@ def merge_recipe(
     chosen = getattr(recipe.get('alpha'), 'chosen', '') # how `choose_alpha` chose it
     if chosen: recipe |= dict(alpha=float(recipe['alpha']), chosen=chosen)
     return recipe
-
 
 # %% ../../nbs/api/weights/03_merge.ipynb #21900acf
 def check_not_swapped(zeroshot, finetuned):
@@ -332,7 +329,7 @@ def check_models(
     method:Method, # a merge or a search
     base, finetuned:list # state dicts, classifiers, or paths of some
 ):
-    "ValueError unless these are the models that the method needs, and classifiers are the ends that they should be"
+    "ValueError if the method needs other models, or if classifiers are swapped or averages already"
     n = len(finetuned)
     if not n: raise ValueError('There is nothing to average: give at least one fine-tuned model.')
     weights = method.given.get('weights')

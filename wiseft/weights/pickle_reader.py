@@ -76,7 +76,7 @@ class StubUnpickler(pickle._Unpickler):
         self.steps -= n
         if self.steps < 0: raise ValueError(f'It takes more than {most_steps:,} steps.')
 
-    # names, objects and calls
+    # names, objects and calls; methods `load_…` are pickle's instructions, which work on `self.stack`
     def find_class(self, module:str, name:str) -> StubName:
         module = _python2.get(module, module)
         full = f'{module}.{name}'
@@ -85,6 +85,7 @@ class StubUnpickler(pickle._Unpickler):
         if of_python and full not in _harmless: raise BadFile(f'It asks to run {full}.')
         return StubName(full)
     def make(self, kind:StubName, args:tuple, called:bool=False):
+        "Put a `Stub` on the stack; of tensors and a few containers (`_known`), the value itself"
         if type(kind) is not StubName or type(args) is not tuple: raise BadFile('It asks to run what it made itself.')
         if kind.name not in _known: return self.append(Stub(kind.name, args, called))
         self.spend(len(args))
@@ -200,12 +201,8 @@ def read_archive(
 _magic = 0x1950a86a20f9469cfc6c # with which these files begin
 
 def _read_old(data, file): # what it holds
-    """Read the rest of a file of PyTorch before 1.6, after its magic number
-
-    It has four more pickles: version, machine, the value, and keys of storages. The values of each storage follow. So
-    the value is read twice: first for the types of its storages, then with what is stored.
-    """
-    dtypes, places = {}, {}
+    "Read a file of PyTorch before 1.6 after its magic number: version, machine, value, keys, what is stored for them"
+    dtypes, places = {}, {} # by key; for the types, the value is read first without what is stored
     def note_dtype(key, dtype, n):
         dtypes[key] = dtype
         return torch.empty(n, dtype=dtype, device='meta')
@@ -220,7 +217,6 @@ def _read_old(data, file): # what it holds
     file.seek(start)
     stored = {key: _values(bytearray(data[a:b]), dtypes[key]) for key, (a, b) in places.items()}
     return StubUnpickler(file, lambda key, dtype, n: stored[key]).load()
-
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #9df4d42b
 def _load_from_bytes(reader, data, *_): # (n,) tensor, from a file of PyTorch within the pickle
@@ -260,4 +256,3 @@ def parts_of_module(
         for k, v in reversed(inner.items()): # the last that waits comes first
             if isinstance(v, torch.Tensor|Stub): waiting.append((f'{name}.{k}' if name else str(k), v))
     return found
-

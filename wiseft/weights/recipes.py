@@ -144,7 +144,6 @@ def _check_form(keys):
     images = [k for k in ('suite', 'reference') if k in keys]
     if not all(isinstance(keys[k], str) for k in images): raise ValueError(f'{images} are not paths or names.')
 
-
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
 @dataclass(frozen=True)
 class ByTensor:
@@ -193,7 +192,6 @@ def _checked_setting(name, *given): # number, list of numbers, or list of filter
             filters.append(dict(value=value) if text in (None, '*') else dict(filter=text, value=value))
     return filters if 'filter' in filters[0] else filters[0]['value']
 
-
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _mergekit_hyperparameters(method, models, shared): # dict
     "Hyperparameters of one of mergekit's methods, from parameters of each model and those `shared` by all"
@@ -234,7 +232,6 @@ def _our_hyperparameters(method, shared): # dict
     return given
 
 def _number_or_by_tensor(setting): return ByTensor(setting) if isinstance(setting, list) else setting
-
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #2789c8c0
 def merge_by_recipe(
@@ -277,7 +274,6 @@ def _classifiers(recipe, load): # the base or None, and a list of the fine-tuned
     check_models(recipe.method, base, finetuned)
     return base, finetuned
 
-
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
 def what_is_missing(
     recipe:Recipe,
@@ -313,4 +309,3 @@ def _names_after_trial_merge(recipe, load): # names of the models' tensors
         prepared, positions = prepare_merge(method, base, finetuned), Positions(names, getattr(model, 'layouts', None))
         for _ in merged_tensors(method, base, finetuned, prepared, positions=positions): pass
     return names
-
