@@ -354,3 +354,12 @@ def test_classifiers(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert what_is_missing(read_recipe(folder / "merged/recipe.yml"), load_classifier) == []
+
+
+def test_a_dry_run_refuses_an_average_as_an_end(folder):
+    start = pico_classifier(["cat", "dog"], transformer=True)
+    start.save(folder / "zeroshot")
+    merge(start, [near(start, 0)], alpha=0.5).save(folder / "average")
+    keys = dict(rule="weight-space", base_model="zeroshot", models=[dict(model="average")])
+    (sentence,) = what_is_missing(read_recipe(recipe(folder, **keys)), load_classifier)
+    assert "is an average already" in sentence
