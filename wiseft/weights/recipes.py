@@ -202,7 +202,8 @@ def _mergekit_hyperparameters(method, models, shared): # dict
     for k in for_all:
         if k not in shared: continue
         is_switch = k == 'normalize' and isinstance(shared[k], bool)
-        given[_OURS[k]] = shared[k] if is_switch else _number_or_by_tensor(_checked_setting(k, shared[k]))
+        setting = shared[k] if is_switch else _checked_setting(k, shared[k])
+        given[_OURS[k]] = ByTensor(setting) if isinstance(setting, list) else setting
     if method is weighted_average: given.setdefault('normalize', True)
     if 'density' in for_each: shared = dict(density=1.) | shared
     of_models = [(m['model'], m.get('parameters') or {}) for m in models]
@@ -225,13 +226,13 @@ def _our_hyperparameters(method, shared): # dict
     given = dict(shared)
     for k, v in given.items():
         if k == 'parts' and isinstance(v, str): continue
-        given[k] = _number_or_by_tensor(_checked_setting(k, v))
-        if isinstance(given[k], ByTensor) and (k in method.prepare_takes or method.kind == 'search'): raise ValueError(
+        given[k] = setting = _checked_setting(k, v)
+        if not isinstance(setting, list): continue
+        if k in method.prepare_takes or method.kind == 'search': raise ValueError(
             f'{k} is used once, before the first tensor: give one number.')
+        given[k] = ByTensor(setting)
     if isinstance(given.get('alpha'), (int, float)): check_alpha(given['alpha'])
     return given
-
-def _number_or_by_tensor(setting): return ByTensor(setting) if isinstance(setting, list) else setting
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #2789c8c0
 def merge_by_recipe(
