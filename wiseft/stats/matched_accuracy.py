@@ -15,7 +15,8 @@ from .chance import (both_chances, halves_of_seeds, holm_among, two_sided_p, sca
                                  smallest_detectable)
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #512ebc26
-_CLOSE = 1e-9 # accuracies that are equal may differ by rounding, and otherwise on each processor
+_CLOSE = 1e-9 # rounding errors, which differ by processor, are smaller
+
 def place_on(
     reference:np.ndarray, # (…, k) accuracy on the reference of a curve's points, in the order of α
     shifted:np.ndarray, # (…, k) of the same points under shift
@@ -24,18 +25,19 @@ def place_on(
     "The place on a curve with the best accuracy under shift, among those with at least a reference accuracy"
     reference, shifted = np.asarray(reference, float), np.asarray(shifted, float)
     highest = reference.max(-1)
-    at = np.minimum(target, highest)[..., None]
-    points = np.where(reference >= at-_CLOSE, shifted, -np.inf)
-    r0, s0 = reference[..., :-1], shifted[..., :-1]
-    crossed = (r0-at)*(reference[..., 1:]-at) < 0
-    part = np.divide(at-r0, np.diff(reference), out=np.zeros(crossed.shape), where=crossed)
-    between = np.where(crossed, s0 + part*np.diff(shifted), -np.inf)
-    best = np.concatenate([points, between], -1).argmax(-1)[..., None]
-    k, beyond = reference.shape[-1], target-highest
-    at_points = np.broadcast_to(np.arange(k), points.shape)
-    places = np.concatenate([at_points, np.arange(k-1) + part], -1)
-    place = np.take_along_axis(places, best, -1)[..., 0]
-    return place, np.where(beyond > _CLOSE, beyond, 0)
+    least = np.minimum(target, highest)[..., None]
+    # candidates: points with at least this accuracy, and places between two points where the curve crosses it
+    at_points = np.where(reference >= least-_CLOSE, shifted, -np.inf)
+    before, after = reference[..., :-1], reference[..., 1:]
+    crosses = (before-least)*(after-least) < 0
+    share = np.divide(least-before, after-before, out=np.zeros(crosses.shape), where=crosses)
+    at_crossings = np.where(crosses, shifted[..., :-1] + share*np.diff(shifted), -np.inf)
+    best = np.concatenate([at_points, at_crossings], -1).argmax(-1)[..., None]
+    k = reference.shape[-1]
+    points = np.broadcast_to(np.arange(k), at_points.shape)
+    places = np.concatenate([points, np.arange(k-1) + share], -1)
+    beyond = target-highest
+    return np.take_along_axis(places, best, -1)[..., 0], np.where(beyond > _CLOSE, beyond, 0)
 
 def at_place(
     values:np.ndarray, # (…, k) of a curve's points
@@ -47,8 +49,7 @@ def at_place(
     last = values.shape[-1]-1
     first = np.minimum(place.astype(int), max(last-1, 0))
     after = np.minimum(first+1, last)
-    def value(i): return np.take_along_axis(values, i[..., None], -1)[..., 0]
-    low, high = value(first), value(after)
+    low, high = (np.take_along_axis(values, i[..., None], -1)[..., 0] for i in (first, after))
     return low + (place-first)*(high-low)
 
 def at_reference(
@@ -59,27 +60,6 @@ def at_reference(
     return at_place(shifted, place), beyond
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #22b48690
-def _numbered_units(units, correct): # dict set -> (n,) numbers; list of arrays; (n_units,)
-    "For each set the numbers of its images' units, and its different units; the group that each unit is drawn in"
-    numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
-    return numbers, [np.unique(of_set) for of_set in numbers.values()], groups
-
-def _times_drawn(groups, size, rng): # (size, n_units)
-    drawn = [times_drawn(n, size, rng) for n in np.unique(groups, return_counts=True)[1]]
-    place = np.argsort(np.argsort(groups, kind='stable')) # of each unit, where one group follows another
-    return np.concatenate(drawn, 1, dtype=float)[:, place]
-
-def _lacks_a_set(times, sets): # (size,) bool
-    return np.min([times[:, units].sum(1) for units in sets], 0) == 0
-
-def _weighted_accuracies(correct, numbers, times): # set name -> (size, m)
-    "Accuracies with weights for units"
-    out = {}
-    for s, c in correct.items():
-        t = times[:, numbers[s]]
-        out[s] = t @ np.asarray(c, float).T / t.sum(1, keepdims=True)
-    return out
-
 def resampled(
     correct:dict,     # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
     units:dict|None=None, # set name -> (n_images,) ids of what is drawn; None: images
@@ -89,12 +69,30 @@ def resampled(
     "Accuracy of each classifier in each bootstrap resample; classifiers share the resamples"
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
-    numbers, sets, groups = _numbered_units(units, correct)
+    numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
         times = _times_drawn(groups, size, rng)
-        while (lacks := _lacks_a_set(times, sets)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
+        while (lacks := _lacks_a_set(times, numbers)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
         for s, a in _weighted_accuracies(correct, numbers, times).items(): out[s].append(a)
     return {s: np.concatenate(a) for s, a in out.items()}
+
+def _times_drawn(groups, size, rng): # (size, n_units)
+    "How often each unit is in each resample, which draws as many units of each group as it has"
+    drawn = [times_drawn(n, size, rng) for n in np.unique(groups, return_counts=True)[1]]
+    place = np.argsort(np.argsort(groups, kind='stable')) # of each unit, where one group follows another
+    return np.concatenate(drawn, 1, dtype=float)[:, place]
+
+def _lacks_a_set(times, numbers): # (size,) bool
+    "Resamples that have no image of some set"
+    return np.min([times[:, units].sum(1) for units in numbers.values()], 0) == 0
+
+def _weighted_accuracies(correct, numbers, times): # set name -> (size, m)
+    "Accuracies of m classifiers in each resample, where each image counts as often as its unit was drawn"
+    out = {}
+    for s, c in correct.items():
+        t = times[:, numbers[s]]
+        out[s] = t @ np.asarray(c, float).T / t.sum(1, keepdims=True)
+    return out
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #4ffff6b3
 def judged_by_halves(
@@ -105,20 +103,20 @@ def judged_by_halves(
 ):                # (m-k,); NaN where a set has one unit, so that no half can judge it
     "Accuracy under shift above the curve, at places that the other half of the images chooses"
     rng = rng or np.random.default_rng(0)
-    numbers, sets, groups = _numbered_units(units, correct)
-    if min(map(len, sets)) < 2: return np.full(len(correct[REFERENCE])-k, np.nan)
+    numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
+    if min(len(np.unique(n)) for n in numbers.values()) < 2: return np.full(len(correct[REFERENCE])-k, np.nan)
     # splits of the units, in which each set has some in either half
     half = np.zeros((n_splits, len(groups)), bool)
-    while (lacks := _lacks_a_set(half, sets) | _lacks_a_set(~half, sets)).any():
+    while (lacks := _lacks_a_set(half, numbers) | _lacks_a_set(~half, numbers)).any():
         half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
     one = _reference_and_shifted(_weighted_accuracies(correct, numbers, half.astype(float)))
     other = _reference_and_shifted(_weighted_accuracies(correct, numbers, (~half).astype(float)))
-    # the accuracies of either half, on the reference and under shift, choose a place on the curve for the other
-    def judge(chooses, judges):
-        (reference, shifted), (_, judged) = chooses, judges
+    # each half chooses a place on the curve, where the other judges
+    gains = []
+    for (reference, shifted), (_, judged) in ((one, other), (other, one)):
         place, _ = place_on(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
-        return judged[:, k:]-at_place(judged[:, None, :k], place)
-    return np.mean([judge(one, other), judge(other, one)], (0, 1))
+        gains.append(judged[:, k:]-at_place(judged[:, None, :k], place))
+    return np.mean(gains, (0, 1))
 
 def _reference_and_shifted(accuracies): # set name -> (…)
     "Accuracy on the reference, and mean accuracy under shift"
@@ -142,49 +140,43 @@ def matched_gains(
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
     correct = _curve_and_methods(methods, curve, names)
-    # the numbers themselves
-    all_reference, all_shifted = (a[0] for a in _reference_and_shifted(_on_all_images(correct)))
-    curve_reference, reference = all_reference[:k], all_reference[k:]
-    curve_shifted, shifted = all_shifted[:k], all_shifted[k:]
-    def gain_ahead_lead(accuracies): return _gain_ahead_lead(accuracies, k, chosen, curve_reference.argmax())
-    def on_all_images(methods, curve): # (3, n_methods)
-        return gain_ahead_lead(_on_all_images(_curve_and_methods(methods, curve, names)))[:, 0]
-    _, ahead, lead = on_all_images(methods, curve)
-    _, beyond = place_on(curve_reference, curve_shifted, reference)
+    all_reference, all_shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
+    reference, shifted = all_reference[k:], all_shifted[k:]
+    _, beyond = place_on(all_reference[:k], all_shifted[:k], reference)
     gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
-    # their variance over images and over seeds
-    over_images = gain_ahead_lead(resampled(correct, units, n_resamples, rng)).var(1, ddof=1)
-    without_a_seed = [on_all_images(*each) for each in without]
-    over_seeds = seed_variance(without_a_seed) if without else np.full(over_images.shape, np.nan)
-    _, units_of_sets, _ = _numbered_units(units, correct)
-    error, df = both_chances(over_images, over_seeds, min(map(len, units_of_sets)), len(without))
+    # three differences, and their variance over images and over seeds
+    top = all_reference[:k].argmax()
+    def on_all_images(correct): # (3, n_methods)
+        accuracies = {s: c.mean(1)[None] for s, c in correct.items()} # as of one resample
+        return _gain_ahead_lead(accuracies, k, chosen, top)[:, 0]
+    _, ahead, lead = on_all_images(correct)
+    over_images = _gain_ahead_lead(resampled(correct, units, n_resamples, rng), k, chosen, top).var(1, ddof=1)
+    over_seeds = np.full(over_images.shape, np.nan)
+    if without: over_seeds = seed_variance([on_all_images(_curve_and_methods(*each, names)) for each in without])
+    fewest = min(len(set(units[s])) if units else c.shape[1] for s, c in correct.items())
+    error, df = both_chances(over_images, over_seeds, fewest, len(without))
     of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
     # only what is known over seeds has a p
     alone, tests = np.isnan(over_seeds[1]), family or len(methods)
-    chances = error[1], df[1] # of the head-to-head
-    p = np.where(alone, np.nan, two_sided_p(ahead, *chances))
-    smallest = np.where(alone, np.nan, smallest_detectable(*chances, tests))
-    gain_p = np.where(alone, np.nan, two_sided_p(gain, error[0], df[0]))
-    table = dict(method=names, reference=reference, shifted=shifted)
-    table |= dict(gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain)
-    table |= dict(beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead)
-    table |= dict(ahead=ahead, ahead_low=ahead-of_ahead, ahead_high=ahead+of_ahead)
-    table |= dict(p=p, p_holm=holm_among(p, tests), smallest=smallest, gain_p=gain_p)
-    return pd.DataFrame(table | dict(over=np.where(alone, 'images', 'images and seeds')))
+    p = np.where(alone, np.nan, two_sided_p(ahead, error[1], df[1]))
+    return pd.DataFrame(dict(
+        method=names, reference=reference, shifted=shifted,
+        gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain,
+        beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead,
+        ahead=ahead, ahead_low=ahead-of_ahead, ahead_high=ahead+of_ahead,
+        p=p, p_holm=holm_among(p, tests), smallest=np.where(alone, np.nan, smallest_detectable(error[1], df[1], tests)),
+        gain_p=np.where(alone, np.nan, two_sided_p(gain, error[0], df[0])),
+        over=np.where(alone, 'images', 'images and seeds')))
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #68058171
-def _curve_and_methods(methods, curve, names): # set name -> (k+n, n_images); NaN where a method lacks
-    "The points of a curve, and the methods"
+def _curve_and_methods(methods, curve, names): # set name -> (k+n, n_images)
+    "The points of a curve and behind them the named methods; NaN for one that is not among `methods`"
     out = {}
     for s, c in curve.items():
         unknown = np.full(np.shape(c)[1], np.nan)
         rows = [methods[n][s] if n in methods else unknown for n in names]
         out[s] = np.vstack([c, *rows])
     return out
-
-def _on_all_images(correct): # set name -> (1, m)
-    "Accuracies on all images, as one resample"
-    return {s: c.mean(1)[None] for s, c in correct.items()}
 
 def _gain_ahead_lead(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
     "Gain of all classifiers after the curve, lead over its chosen point, and lead on the reference over its top one"
@@ -202,16 +194,19 @@ def against_itself(
     units:dict|None=None, # as in `resampled`
 ) -> dict:      # gain, low, high, ahead, ahead_low, ahead_high
     "Gain of a curve over itself with other seeds, with the range of 95 % of the cases"
-    def mean(some, s): return np.mean([seeds[i][s] for i in some], 0)
-    def split(half, other):
-        curve = {s: mean(other, s) for s in seeds[0]}
-        point = {s: mean(half, s)[chosen] for s in seeds[0]}
-        both, k = _curve_and_methods(dict(half=point), curve, ['half']), len(curve[REFERENCE])
-        _, ahead, _ = _gain_ahead_lead(_on_all_images(both), k, chosen, 0)
-        return judged_by_halves(both, k, units, 10)[0], ahead[0, 0]
-    n = len(seeds)
-    gains, ahead = np.transpose([split(*s) for s in halves_of_seeds(n)])
+    n, k = len(seeds), len(seeds[0][REFERENCE])
+    gains, aheads = [], []
+    for half, other in halves_of_seeds(n):
+        # the curve of one half of the seeds; the chosen point of the other half is the method
+        correct = {}
+        for s in seeds[0]:
+            curve, point = np.mean([seeds[i][s] for i in other], 0), np.mean([seeds[i][s] for i in half], 0)[chosen]
+            correct[s] = np.vstack([curve, point])
+        gains.append(judged_by_halves(correct, k, units, 10)[0])
+        reference, shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
+        both = (reference+shifted)/2
+        aheads.append(both[k]-both[chosen])
     width = stats.t.ppf(.975, n-1)*scaled_to_all(n)
-    gain, wide = gains.mean(), width*gains.std()
-    far = width*np.sqrt(np.mean(ahead**2))
+    gain, wide = np.mean(gains), width*np.std(gains)
+    far = width*np.sqrt(np.mean(np.square(aheads)))
     return dict(gain=gain, low=gain-wide, high=gain+wide, ahead=0., ahead_low=-far, ahead_high=far)
