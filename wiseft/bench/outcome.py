@@ -90,14 +90,11 @@ def gains(self:Bench) -> pd.DataFrame:
 def _all_gains(self:Bench):
     missing = pd.DataFrame([*self.left_out.items()], columns=['method', 'why'])
     if not self.entries: return missing
-    # where validation puts each row, and what it gets right there
-    at = {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
-    where = [dict(method=n) | self._accuracies_at_point(e, self.shares(e), at[n]) for n, e in self.entries.items()]
-    # against the curve of plain fine-tuning
     units = resampling_units(self.plan.suite, self.groups)
-    where = pd.DataFrame(where).merge(self._gains_in_families(at, units), how='left', on='method')
-    about = pd.DataFrame([self._setting_and_cost(n, i) for n, i in at.items()])
-    rows = pd.concat([where, about], axis=1)
+    at = {n: e.at(self.plan.alphas) for n, e in self.entries.items()} # where validation puts each row on its curve
+    rows = [dict(method=n) | self._accuracies_at_point(e, self.shares(e), at[n]) for n, e in self.entries.items()]
+    rows = pd.DataFrame(rows).merge(self._gains_in_families(at, units), how='left', on='method')
+    rows = pd.concat([rows, pd.DataFrame([self._setting_and_cost(n, i) for n, i in at.items()])], axis=1)
     # below plain fine-tuning the null row: one half of its seeds against the other half; none with one seed
     plain, null, others = rows[:1], rows[:0], rows[1:]
     seeds = [{d: c.test[d] for d in self.sets} for c in self.entries['plain'].curves]
@@ -109,11 +106,12 @@ def _all_gains(self:Bench):
     return table.fillna(dict(why=''))
 
 @patch
-def _setting_and_cost(self:Bench, name, i): # dict
+def _setting_and_cost(self:Bench, name, i): # dict; i: position on the row's curve
     entry, given_away = self.entries[name], np.nan
-    if candidates := self.tried.get(name):
-        chosen = [c['validation'] for c in candidates if c['chosen']]
-        given_away = max(c['validation'] for c in candidates)-chosen[-1]
+    tried = self.tried.get(name)
+    if tried: # the last choice is that of the strength, if there is one
+        chosen = [c['validation'] for c in tried if c['chosen']][-1]
+        given_away = max(c['validation'] for c in tried)-chosen
     cost = self.cost(name)
     del cost['seconds'] # which differ from day to day
     return dict(kind=entry.row.kind, lr=entry.trial.lr, strength=entry.trial.strength, alpha=self.alpha(name, i),
@@ -123,33 +121,34 @@ def _setting_and_cost(self:Bench, name, i): # dict
 @patch
 def cost(self:Bench, name:str) -> dict:
     "Cost of one classifier of a row, mean over seeds: fine-tunings, counts, arithmetic (plain: 1), seconds"
-    counts = self._counts(name)
-    mine, plain = (arithmetic(c, self.plan.operations) for c in (counts, self._counts('plain')))
-    share = mine/plain if plain else 1. # a head that trains on features has none
+    counts, of_plain = self._counts(name), self._counts('plain')
+    operations = self.plan.operations
+    plain = arithmetic(of_plain, operations)
+    share = arithmetic(counts, operations)/plain if plain else 1. # a head that trains on features has none
     return counts | {'arithmetic': share, 'passes an image': passes_an_image(self.entries[name].row.method)}
 
 @patch
-def _counts(self:Bench, name):
+def _counts(self:Bench, name): # dict: runs, `COUNTED`, copies, seconds
+    "What one classifier of a row takes: its fine-tunings, and passes of the method itself"
     e = self.entries[name]
     finetuned = e.curves if e.row.trains else self.entries['plain'].curves
     runs = len(finetuned) if e.several else 1
     costs = pd.DataFrame([c.cost for c in finetuned]).drop(columns='making', errors='ignore')
     counts = costs.mean()*runs
     counts[COPIES] /= runs # one after the other
-    # passes of the method itself, beside fine-tunings
     for k in COUNTED: counts[k] += np.mean([c.cost.get('making', {}).get(k, 0) for c in e.curves])
     return dict(runs=runs, **counts)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #84c29db5
 @patch
-def _accuracies_at_point(self:Bench, entry, shares, i): # dict
+def _accuracies_at_point(self:Bench, entry, shares, i): # dict: reference, shifted, kl, control if there are such sets
     "At a point of a curve: accuracies, and divergence from the initial model"
     accuracy = {d: s[i].mean() for d, s in shares.items()}
     shifted = np.mean([a for d, a in accuracy.items() if d != REFERENCE])
     kl = np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves])
     out = dict(reference=accuracy[REFERENCE], shifted=shifted, kl=kl)
-    def mean(d): return np.mean([c.test[d][i].mean() for c in entry.curves])
-    if self.plan.control: out['control'] = np.mean([mean(d) for d in self.plan.control])
+    control = [np.mean([c.test[d][i].mean() for c in entry.curves]) for d in self.plan.control]
+    if control: out['control'] = np.mean(control)
     return out
 
 @patch
@@ -162,33 +161,34 @@ def against_plain(self:Bench,
     "Gains of rows at points of their curves over averages of plain fine-tuning, over images and seeds"
     plain = self.entries[baseline]
     units = units or resampling_units(self.plan.suite, False)
-    def both(but=None): # points of the rows where they are known, and the curve
+    def points_and_curve(but=None): # without a seed; a row that isn't known without it lacks
         points = {}
         for n, i in at.items():
-            if shares := self.entries[n].shares(but): points[n] = {d: shares[d][i] for d in units}
+            shares = self.entries[n].shares(but)
+            if shares: points[n] = {d: shares[d][i] for d in units}
         curve = plain.shares(but)
         return points, {d: curve[d] for d in units}
     n_seeds = len(plain.curves)
-    without = [both(but) for but in range(n_seeds)] if n_seeds > 1 else []
-    return matched_gains(*both(), plain.at(self.plan.alphas), units, without, family)
+    without = [points_and_curve(but) for but in range(n_seeds)] if n_seeds > 1 else []
+    return matched_gains(*points_and_curve(), plain.at(self.plan.alphas), units, without, family)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #6d9f9e87
 @patch
 def _gains_in_families(self:Bench, at, units): # table, a row per method
-    "Against the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
+    "Gains over plain fine-tuning, by families of tests; its own gain is no hypothesis, and has neither interval nor p"
     plain = self.entries['plain']
-    curve = self.shares(plain)
-    with_point = {d: np.vstack([s, s[at['plain']]]) for d, s in curve.items()}
-    gain = judged_by_halves(with_point, len(curve[REFERENCE]), units)[0]
-    shifted = self._accuracies_at_point(plain, curve, at['plain'])['shifted']
+    curve, i = self.shares(plain), at['plain']
+    curve_and_point = {d: np.vstack([s, s[i]]) for d, s in curve.items()}
+    gain = judged_by_halves(curve_and_point, len(curve[REFERENCE]), units)[0]
+    shifted = self._accuracies_at_point(plain, curve, i)['shifted']
     tables = [pd.DataFrame([dict(method='plain', gain=gain, baseline=shifted-gain, beyond=0.)])]
-    everyone = dict(day='', rows=self.plan.hypotheses())
-    for i, family in enumerate(self.families or [everyone]):
-        there = {n: at[n] for n in family['rows'] if n in at}
-        if not there: continue
-        table = self._against_baselines(there, len(family['rows']), units)
+    families = self.families or [dict(day='', rows=self.plan.hypotheses())]
+    for family in families:
+        judged = {n: at[n] for n in family['rows'] if n in at}
+        if not judged: continue
+        table = self._against_baselines(judged, len(family['rows']), units)
         table = table.drop(columns=['reference', 'shifted', 'gain_p'])
-        tables.append(table.assign(added=family['day'] if i else ''))
+        tables.append(table.assign(added='' if family is families[0] else family['day']))
     return pd.concat(tables, ignore_index=True)
 
 @patch
@@ -196,7 +196,7 @@ def _against_baselines(self:Bench, at, n_rows, units): # table, a row per method
     "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
     tables = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
     table = tables[0]
-    if len(tables) == 2:
+    if len(tables) == 2: # a row is established if it is on the same side of both
         best = tables[1]
         p = holm_among([*table.p, *best.p], 2*n_rows).reshape(2, -1).max(0)
         disagree = np.sign(table.ahead) != np.sign(best.ahead)
@@ -238,10 +238,10 @@ def same_as_plain(self:Bench, name:str, i:int) -> float:
     "The α of a plain average that gets the same images right as a point of a row; NaN if there is none"
     if name in self.baselines: return np.nan
     shares, plain = self.shares(self.entries[name]), self.shares(self.entries['plain'])
-    nearest = sorted(range(len(self.plan.alphas)), key=lambda k: abs(k-i))
-    for k in nearest:
-        if all(np.array_equal(shares[d][i], plain[d][k]) for d in self.sets): return self.plan.alphas[k]
-    return np.nan
+    same = [k for k in range(len(self.plan.alphas))
+            if all(np.array_equal(shares[d][i], plain[d][k]) for d in self.sets)]
+    if not same: return np.nan
+    return self.plan.alphas[min(same, key=lambda k: abs(k-i))] # the nearest of several
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #47b33660
 @patch
@@ -294,15 +294,17 @@ def choice_rows(
 ) -> list:    # of dicts, one a value
     "Candidates of a choice with the best validation accuracy along each curve"
     best = [r.mean(1).max() for r in right]
-    n = right[0].shape[1]
+    n_images = right[0].shape[1]
+    as_good = nearly_best(best, n_images)
+    # what the rule chooses from
     best_in_grid = max(b for v, b in zip(values, best) if v != past_edge)
     eligible = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
-    as_good, choice, rows = nearly_best(best, n), nearly_best(eligible, n).argmax(), []
+    choice = nearly_best(eligible, n_images).argmax()
+    rows = []
     for i, value in enumerate(values):
-        chosen = bool(i == choice)
         at_edge = len(values) > 1 and value in (min(values), max(values))
         rows.append(dict(method=tuning, choice=what, value=value, validation=best[i], as_good=bool(as_good[i]),
-                         chosen=chosen, edge=chosen and at_edge))
+                         chosen=bool(i == choice), edge=bool(i == choice and at_edge)))
     return rows
 
 @patch

@@ -135,6 +135,10 @@ class Plan:
         if self.grids == PAST_EDGE_IF_BEST and len(self.lrs) > 1: # older plans have one baseline
             plain.append(Contender(control=BEST_RATE))
         return [*plain, *[Contender(m) for m in self.methods if not self.why_left_out(m)], *self.controls]
+    def left_out(self) -> dict: # name -> why
+        "Methods that can't run"
+        reasons = {m.name: self.why_left_out(m) for m in self.methods}
+        return {name: why for name, why in reasons.items() if why}
     def averages(self) -> list: # of `Method`
         "Weight averages during training that can run"
         return [m for m in self.methods if m.kind == 'average' and not self.why_left_out(m)]
@@ -179,27 +183,29 @@ def rows(self:Plan) -> pd.DataFrame:
     "Largest numbers of each row: settings to choose from, own fine-tunings, curves, and curves without one seed"
     rows, n_seeds = [], len(self.seeds)
     for c in self.contenders():
-        row = dict(method=c.name, kind=c.kind, paper=c.method.paper if c.method else '', choices=0, trials=0, runs=0,
-                   curves=n_seeds, without=0, merged=not c.trains and not interpolates(c.method))
+        choices = trials = runs = 0
         if c.trains and not c.control:
             grids = [len(self.lrs), len(strengths(c.method)) if c.method else 1]
-            row['choices'] = sum(grids)-1 # the rate is chosen at one of the strengths
-            if self.grids: row['choices'] += sum(n > 1 for n in grids)
-        if c.trains and not (c.method and c.method.kind == 'average'): # averages come from plain fine-tunings
-            first_is_trial = row['choices'] or c.control == BEST_RATE # of plain fine-tuning
-            row |= dict(trials=row['choices'], runs=n_seeds-1 if first_is_trial else n_seeds)
-        if c.method and takes_several(c.method):
-            row |= dict(curves=1, without=n_seeds if n_seeds > 2 else 0)
-        rows.append(row)
+            choices = sum(grids)-1 # the rate is chosen at one of the strengths
+            if self.grids: choices += sum(n > 1 for n in grids) # a value past an edge
+        if c.trains and c.kind != 'average': # averages come from plain fine-tunings
+            trials = choices
+            first_is_trial = choices or c.control == BEST_RATE # of plain fine-tuning
+            runs = n_seeds-1 if first_is_trial else n_seeds
+        of_all_seeds = c.method is not None and takes_several(c.method)
+        rows.append(dict(
+            method=c.name, kind=c.kind, paper=c.method.paper if c.method else '', choices=choices, trials=trials,
+            runs=runs, curves=1 if of_all_seeds else n_seeds, without=n_seeds if of_all_seeds and n_seeds > 2 else 0,
+            merged=not c.trains and not interpolates(c.method)))
     return pd.DataFrame(rows)
 
 @patch
 def table(self:Plan) -> pd.DataFrame:
     "A plan as a table: fine-tunings that each row takes at most, or why a method is left out"
     rows = self.rows()[['method', 'kind', 'paper', 'trials', 'runs']].assign(why='')
-    left_out = [dict(method=m.name, kind='', paper='', trials=0, runs=0, why=why)
-                for m in self.methods if (why := self.why_left_out(m))]
-    return pd.DataFrame([*rows.to_dict('records'), *left_out])
+    left_out = pd.DataFrame(self.left_out().items(), columns=['method', 'why']).assign(
+        kind='', paper='', trials=0, runs=0)
+    return pd.concat([rows, left_out], ignore_index=True)
 
 @patch
 def n_trained(self:Plan) -> int:

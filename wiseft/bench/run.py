@@ -7,12 +7,12 @@ __all__ = ['UNREADABLE', 'bench', 'plan_bench', 'carry_out', 'TimeIsUp', 'Busy',
            'check_bench_suite']
 
 # %% ../../nbs/api/bench/04_run.ipynb #37cf82ef
-import hashlib, json, numpy as np, re
+import hashlib, json, numpy as np
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from contextlib import contextmanager, suppress
 from datetime import date
-from functools import cache, partial
+from functools import partial
 from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter, sleep
@@ -76,29 +76,30 @@ def plan_bench(
     "The plan of `bench`, without unreadable images; nothing is written"
     check_classifier(zeroshot, 'bench(suite, zeroshot, folder)', trains=True)
     methods = [*map(find_method, methods)] if methods else [m for m in all_methods().values() if can_compete(m)]
-    whole = Suite.of(suite, zeroshot.classnames)
-    check_bench_suite(whole)
-    control = control_sets(control, whole.datasets())
-    folder, readable, unreadable = Path(folder), whole, None
-    curve_files = [p.name for p in folder.glob('*.npz')] # of a bench that has begun
+    suite = Suite.of(suite, zeroshot.classnames)
+    check_bench_suite(suite)
+    control = control_sets(control, suite.datasets())
+    folder = Path(folder)
+    judged = [p.name for p in folder.glob('*.npz')] # curves of a bench that has begun
+    # without unreadable images, which a bench looks for when it begins
+    unreadable = None
     if (folder/UNREADABLE).exists():
         unreadable = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
-        readable = without_images(whole, unreadable)
-    elif not curve_files: readable, unreadable = without_unreadable(whole, zeroshot, **recipe)
-    if not curve_files:
+        suite = without_images(suite, unreadable)
+    elif not judged: suite, unreadable = without_unreadable(suite, zeroshot, **recipe)
+    if not judged:
         for images in control.values():
             start = dict(zeroshot=member(zeroshot).on(images))
             columns = columns_per_image(start, images, progress=recipe.get('progress', True))
             check_better_than_chance(start, columns, images)
     # a method with a curve needs no rehearsal
-    begun = {re.sub(r'( [\d.e+-]+)?, lr .*', '', name) for name in curve_files}
-    rehearsed = {m.name: '' for m in methods if m.name in begun}
+    rehearsed = {m.name: '' for m in methods if any(f.startswith((f'{m.name} ', f'{m.name}, lr ')) for f in judged)}
     # a bench that has begun keeps its rule for grids
     grids, plan_file = PAST_EDGE_IF_BEST, folder/'plan.json'
     if plan_file.exists():
-        old_grids = read_json(plan_file).get('grids')
-        if old_grids in (None, PAST_EDGE): grids = old_grids
-    return Plan(readable, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
+        recorded = read_json(plan_file).get('grids')
+        if recorded in (None, PAST_EDGE): grids = recorded
+    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
                 control=control, grids=grids)
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
@@ -111,27 +112,22 @@ def carry_out(
     groups:bool=False, answers:bool=False, # as in `bench`
 ) -> Bench:
     "Train and judge what is left of a plan, and return the results"
-    resampling_units(plan.suite, groups) # or an error now, not when all is done
+    resampling_units(plan.suite, groups) # an error now, not when all is done
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_or_check_plan(plan, folder/'plan.json')
-    if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
-        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
-    left_out = {m.name: why for m in plan.methods if (why := plan.why_left_out(m))}
-    entries = {c.name: Entry(c) for c in plan.contenders()}
+    _write_or_check_plan(plan, folder)
+    left_out, planned = plan.left_out(), plan.hypotheses()
+    _update_families(folder/'plan.json', planned)
     place = describe_device(plan.zeroshot.device, plan.recipe.get('precision', 'bf16'))
     def lines(): return preview(plan, folder, seconds_left(plan, folder), place) if show_plan else []
     clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), lines)
+    entries = {c.name: Entry(c) for c in plan.contenders()}
     work = Work(plan, folder, clock, entries=entries, answers=answers, weights=weights and Path(weights))
-    planned = plan.hypotheses()
-    _update_families(folder/'plan.json', planned)
     try:
         for seed in plan.seeds: _for_each_row(work, partial(work.advance, seed=seed), left_out)
         _for_each_row(work, work.leave_out, left_out)
     except TimeIsUp as e: say(str(e))
     complete = _rows_with_all_seeds(work.entries, len(plan.seeds))
-    first, second = (complete.get(n) for n in ('plain', f'plain, {BEST_RATE}'))
-    if second and second.trial == first.trial: del complete[second.row.name] # the rule took the best rate
     families = _update_families(folder/'plan.json', planned, has_results=len(complete) > 1)
     return Bench(plan, complete, left_out, work.choices, groups, families)
 
@@ -151,9 +147,13 @@ def _for_each_row(work, step, left_out):
         todo = busy
 
 def _rows_with_all_seeds(entries, n_seeds): # name -> `Entry` with the seeds that all have
-    n = min(len(e.curves) for e in entries.values() if not e.several)
-    def is_complete(e): return len(e.curves) == 1 and n == n_seeds if e.several else n > 0
-    return {name: replace(e, curves=e.curves[:n]) for name, e in entries.items() if is_complete(e)}
+    "Rows that have results; without a second baseline at the rate of the first"
+    n, complete = min(len(e.curves) for e in entries.values() if not e.several), {}
+    for name, e in entries.items():
+        finished = len(e.curves) == 1 and n == n_seeds if e.several else n > 0
+        same_rate = e.row.control == BEST_RATE and e.trial == entries['plain'].trial
+        if finished and not same_rate: complete[name] = replace(e, curves=e.curves[:n])
+    return complete
 
 # %% ../../nbs/api/bench/04_run.ipynb #db53d0f7
 # `except Exception` catches errors of a method, which cost its row; these two end or delay the bench
@@ -227,22 +227,23 @@ class Work:
 # %% ../../nbs/api/bench/04_run.ipynb #b81f3c62
 @patch
 def advance(self:Work, entry:Entry, seed:int):
-    "Train and judge a row with one seed"
+    "Train and judge a row with one seed; a merge of all seeds is made with the last one"
     row, seeds = entry.row, self.plan.seeds
     if entry.trial is None: entry.trial = row.chosen_trial(self)
-    if entry.several and seed != seeds[-1]: return # merged once, when all are trained
-    trial = replace(entry.trial, seed=seed)
-    train = partial(self.trained_classifier, trial)
-    if entry.several:
-        trials = [replace(entry.trial, seed=s) for s in seeds]
-        name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
-        curve = self.curve(partial(self.merged_classifier, row.method, trials, name), name)
-    elif row.trains: curve = self.curve(train, trial.name)
-    elif interpolates(row.method): curve = self.curve(train, f'{row.name} of {trial.name}', row.name)
+    trial, by = replace(entry.trial, seed=seed), 'weight-space'
+    train, of_trial = partial(self.trained_classifier, trial), f'{row.name} of {trial.name}'
+    if row.trains: make_end, name = train, trial.name
+    elif interpolates(row.method): make_end, name, by = train, of_trial, row.name
     else:
-        name = f'{row.name} of {trial.name}'
-        curve = self.curve(partial(self.merged_classifier, row.method, [trial], name), name)
-    entry.curves.append(curve)
+        trials, name = [trial], of_trial
+        if entry.several:
+            if seed != seeds[-1]: return
+            trials = [replace(trial, seed=s) for s in seeds]
+            name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
+        make_end = partial(self.merged_classifier, row.method, trials, name)
+    right, _, cost = self.judgment(make_end, name, 'validation', by)
+    test, kl, _ = self.judgment(make_end, name, 'test', by)
+    entry.curves.append(Curve(right[REFERENCE], test, cost, kl))
 
 @patch
 def leave_out(self:Work, entry:Entry):
@@ -253,11 +254,11 @@ def leave_out(self:Work, entry:Entry):
     for out in seeds:
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
-        try: test, cost = self.judgment(partial(self.merged_classifier, method, trials, name), name, 'test')
+        try: test, kl, cost = self.judgment(partial(self.merged_classifier, method, trials, name), name, 'test')
         except Exception as e:
             self.clock.say(f'{name}: {last_line(e)} It is unknown how much {entry.row.name} depends on single runs.')
             return
-        curves.append(Curve(None, test['right'], cost, test['kl']))
+        curves.append(Curve(None, test, cost, kl))
     entry.without = curves
 
 # %% ../../nbs/api/bench/04_run.ipynb #dd17cfca
@@ -265,40 +266,39 @@ def leave_out(self:Work, entry:Entry):
 def choose(self:Work,
     method:Method|None, # that trains; None: plain fine-tuning
 ) -> Trial:   # with the first seed
-    "Learning rate at the default strength, then strength"
-    name, seed = method.name if method else 'plain', self.plan.seeds[0]
+    "Choose the learning rate at the default strength, then the strength"
+    name = method.name if method else 'plain'
     grid = strengths(method) if method else [None]
-    default = grid[len(grid)//2]
     self.choices[name], self.trials[name] = [], {}
-    def trial(lr, strength): return Trial(lr, seed, name, strength)
-    lr = self._best_value(name, 'learning rate', sorted(self.plan.lrs), lambda lr: trial(lr, default), rates_around)
-    if len(grid) == 1: return trial(lr, default)
-    strength = self._best_value(name, 'strength', grid[::-1], partial(trial, lr), partial(strengths_around, method))
-    return trial(lr, strength)
+    trial = Trial(self.plan.lrs[0], self.plan.seeds[0], name, grid[len(grid)//2])
+    trial = self._best_value(trial, 'lr', sorted(self.plan.lrs), rates_around)
+    if len(grid) == 1: return trial
+    return self._best_value(trial, 'strength', grid[::-1], partial(strengths_around, method))
 
 @patch
-def _best_value(self:Work, name, what, values, trial_with, around): # trial_with: value -> `Trial`
-    "Choose from a grid, the most cautious value first; extend it by one step if its best value is at an edge"
-    trials = self.trials[name]
+def _best_value(self:Work, trial, setting, values, around): # setting: 'lr' or 'strength'; around: as in `one_further`
+    "The trial with the value that is chosen from a grid, the most cautious first; one step further from an edge"
+    name, what = trial.tuning, 'learning rate' if setting == 'lr' else setting
+    right = {} # value -> (k, n_images), as in `judgment`
     def judge(value):
-        t = trial_with(value)
-        trials.setdefault(t, 0.) # `averages` lists it
-        right = self.judgment(partial(self.trained_classifier, t), t.name, 'validation')[0]['right'][REFERENCE]
-        trials[t] = right.mean(1).max()
-        return right
-    right = {v: judge(v) for v in values}
-    best = max(values, key=lambda v: trials[trial_with(v)])
+        t = replace(trial, **{setting: value})
+        self.trials[name].setdefault(t, 0.) # before it is trained: an average is made beside plain fine-tuning
+        right[value] = self.judgment(partial(self.trained_classifier, t), t.name, 'validation')[0][REFERENCE]
+        self.trials[name][t] = right[value].mean(1).max()
+    for value in values: judge(value)
+    best = max(values, key=lambda v: right[v].mean(1).max())
     further = one_further(values, best, around) if self.plan.grids else None
     if further is not None:
-        try: right[further] = judge(further)
+        try: judge(further)
         except Exception as e: # the method does not go that far
             self.clock.say(f'{name} fails with {what} {further:g}: {last_line(e)}')
-            trials.pop(trial_with(further))
+            del self.trials[name][replace(trial, **{setting: further})]
     order = sorted(right, reverse=values[0] > values[-1])
     past_edge = further if self.plan.grids == PAST_EDGE_IF_BEST else None
     rows = choice_rows(name, what, order, [right[v] for v in order], past_edge)
     self.choices[name] += rows
-    return next(r['value'] for r in rows if r['chosen'])
+    chosen = next(r['value'] for r in rows if r['chosen'])
+    return replace(trial, **{setting: chosen})
 
 # %% ../../nbs/api/bench/04_run.ipynb #e8f35da5
 @patch
@@ -333,21 +333,13 @@ def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageC
 
 # %% ../../nbs/api/bench/04_run.ipynb #ba29203d
 @patch
-def curve(self:Work, make_end:Callable, name:str, by:str='weight-space') -> Curve:
-    "The curve to a classifier, on validation and test images; the classifier is made once, if at all"
-    make_end = cache(make_end)
-    validation, cost = self.judgment(make_end, name, 'validation', by)
-    test, _ = self.judgment(make_end, name, 'test', by)
-    return Curve(validation['right'][REFERENCE], test['right'], cost, test['kl'])
-
-@patch
 def judgment(self:Work,
-    make_end:Callable, # function that returns the `ImageClassifier` at alpha = 1
+    make_end:Callable, # function that returns the `ImageClassifier` at alpha = 1; called if there is no file
     name:str, # of the file
     split:str, # 'validation' (of the reference alone) or 'test'
     by:str='weight-space', # the way there: a merge or output ensemble; one without an alpha is a curve of one point
-) -> tuple: # dict 'right' or 'kl' -> dataset -> (k, …); cost of the fine-tuning
-    "What each point of a curve has right on each set, and its divergence: computed once, then read from its file"
+) -> tuple: # dataset -> (k, n_images) bool; dataset -> (k,); cost of the fine-tuning
+    "Which images each point of a curve gets right, and its divergence: computed once, then read from its file"
     file = self.folder/f'{name}.{split}.npz'
     if not file.exists():
         with self.claim(file.name):
@@ -357,25 +349,24 @@ def judgment(self:Work,
         with np.load(file, allow_pickle=False) as npz: arrays, cost = dict(npz), json.loads(str(npz['cost']))
     except Exception as e: raise BadFile(
         f'{file} holds no judgment of a bench ({why_failed(e)}). Remove it, and it is made again.') from e
-    columns = dict(right={}, kl={})
-    for key, values in arrays.items():
-        what, _, dataset = key.partition(' ')
-        if what in columns: columns[what][dataset] = values
-    return columns, cost
+    right = {k.removeprefix('right '): v for k, v in arrays.items() if k.startswith('right ')}
+    kl = {k.removeprefix('kl '): v for k, v in arrays.items() if k.startswith('kl ')}
+    return right, kl, cost
 
 @patch
 def _write_judgment(self:Work, make_end, file, name, split, by): # as in `judgment`
-    finetuned, plan = make_end(), self.plan
+    plan, finetuned = self.plan, make_end()
     self.clock(f'judge {name}, {split}')
-    way = find_method(by).set(**plan.given.get(by, {}))
+    method = find_method(by).set(**plan.given.get(by, {}))
     precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
     with passes(plan.zeroshot) as counts:
-        between = members(plan.zeroshot, finetuned, plan.alphas, [way], precision=precision,
+        between = members(plan.zeroshot, finetuned, plan.alphas, [method], precision=precision,
                           images=plan.suite.validation)
     suite, control = plan.suite, plan.control.values()
     if split == 'validation': suite, control = replace(suite, shift_validation={}), () # the reference alone
     columns = curve_columns(between, suite, split, control, plan.recipe.get('progress', True))
-    recipe, making = finetuned.recipe, dict(counted_or_declared(counts, way, suite))
+    # passes of the fine-tuning, and of what made a classifier of it
+    recipe, making = finetuned.recipe, dict(counted_or_declared(counts, method, suite))
     for k, n in recipe.get('making', {}).items(): making[k] += n
     cost = recipe.get('cost', {}) | dict(seconds=recipe.get('seconds', 0.), making=making)
     arrays = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
@@ -397,14 +388,13 @@ def curve_columns(
     progress:bool=False,
 ): # 'right', 'kl', 'answer', 'confidence' or 'label' before a set's name -> (k, …), and 'classes' -> their names
     "Columns of each point of a curve on each set; `right` and `kl` cover images that all points can read"
-    def has_no_alpha(identity): return np.isnan(identity['alpha']) # an output ensemble without one
-    single = any(has_no_alpha(m.identity) for m in between.values())
-    if single: # a curve of one point, beside the initial model, which `kl` is measured from
-        between = {k: m for k, m in between.items() if m.identity['alpha'] == 0 or has_no_alpha(m.identity)}
+    # an output ensemble without an alpha is a curve of one point; `kl` is measured from the initial model beside it
+    single = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])}
+    if single: between = {k: m for k, m in between.items() if m.identity['alpha'] == 0} | single
     _, predictions = evaluate(between, suite, split, keep_predictions=['ECE (15 bins)', 'KL from start'],
                               metrics=['accuracy'], control=control, progress=progress)
-    points = [p for p in predictions.members if has_no_alpha(p[0]) or not single]
-    points = sorted(points, key=lambda p: p[0]['alpha'])
+    points = [p for p in predictions.members if not single or np.isnan(p[0]['alpha'])]
+    points.sort(key=lambda p: p[0]['alpha'])
     codes = np.stack([codes for _, codes, _ in points])
     confidence, kl = (np.stack([columns[k] for *_, columns in points]) for k in ('confidence', 'kl'))
     images = predictions.images
@@ -433,20 +423,22 @@ def check_bench_suite(suite:Suite):
 _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower (its hash)',
                  text_tower='the text tower (its hash)', head='the head (its hash)')
 
-def _write_or_check_plan(plan, file):
-    "Write the plan, or check that the folder has the same one"
-    now = json.loads(json.dumps(plan.as_json()))
+def _write_or_check_plan(plan, folder):
+    "Write the plan and its list of unreadable images, or check that the folder has the same plan"
+    file, now = folder/'plan.json', json.loads(json.dumps(plan.as_json()))
     if not file.exists():
-        others = [p.name for p in file.parent.iterdir() if not p.name.startswith('.')]
+        others = [p.name for p in folder.iterdir() if not p.name.startswith('.')]
         if others: raise FileExistsError(
-            f'{file.parent} holds other files ({others[0]}, …) and no bench. Choose a folder that is new or empty.')
+            f'{folder} holds other files ({others[0]}, …) and no bench. Choose a folder that is new or empty.')
         with suppress(FileExistsError), atomic_path(file) as tmp: # another process may have begun just now
             _write_json(now | dict(begun=str(date.today())), tmp)
     before = read_json(file)
     for k in before | now:
         if k not in ('version', 'begun', 'families') and before.get(k) != now.get(k): raise ValueError(
-            f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '
+            f'{folder} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '
             f'{now.get(k)!r}. Choose another folder.')
+    if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
+        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
 
 def _update_families(file, rows, has_results=False): # list of dicts, as plan.json has them now
     "Add rows to the families that are tested together; a family is closed when results are known"

@@ -50,7 +50,7 @@ def strengths_around(
     method:Method,
     value:float, # of its strength
 ) -> list: # of three, ascending
-    "A third, one and three times a number or a count, or the odds of a part"
+    "A third, one and three times a value; a count stays whole, a weight average's fraction is scaled by its odds"
     if isinstance(value, int): return [max(1, round(value/3)), value, 3*value]
     if method.kind != 'average': return [value/3, value, 3*value]
     odds = value/(1-value)
@@ -69,7 +69,7 @@ def rehearse(
     method:Method, # of one of these kinds
     given:dict|None=None, # its hyperparameters
     **recipe,   # of `finetune`
-) -> str: # '' if nothing does
+) -> str: # message of the error; '' if there is none
     "Try a method for three steps, and return what fails"
     size = 4
     n_images = 3*size*recipe.get('accumulate', 1)
@@ -80,7 +80,7 @@ def rehearse(
         average = tried() if method.kind == 'average' else None
         how = dict(cbs=average) if average else {method.kind: tried}
         finetune(zeroshot, some, suite.validation.subset(range(2)), **recipe | how | short)
-        if average: average.classifier
+        if average: average.classifier # which it makes now
     except ValueError as e: return str(e).split(':\n\t')[-1] # before it, fastai's own words
     except Exception as e: return last_line(e)
     return ''
@@ -89,18 +89,6 @@ def rehearse(
 def is_done(folder:Path, trial:Trial, averages:tuple=()) -> bool:
     "Whether a trial and the averages that are computed beside it are there"
     return all((folder/t.name).exists() for t in (trial, *averages))
-
-def _part(folder, trial, averages): # Path
-    "Folder of the checkpoint, which belongs to a trial and its averages"
-    names = ', '.join(sorted(t.name for t in averages))
-    beside = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if averages else ''
-    return folder/f'{trial.name}{beside}.part'
-
-def _save(classifier, cost, folder):
-    "Save a classifier and what it cost, unless this was done before"
-    if folder.exists(): return
-    classifier.recipe['cost'] = cost
-    classifier.save(folder)
 
 # %% ../../nbs/api/bench/00_trial.ipynb #d2df7e58
 def run_trial(
@@ -117,19 +105,29 @@ def run_trial(
     if is_done(folder, trial, averages): return folder/trial.name
     def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
     callbacks, costs = {t: method_of(t)() for t in averages}, Costs() # an average over training is a callback
+    # a checkpoint belongs to a trial and its averages
+    checkpoints = folder/f'{trial.name}.part'
+    if averages:
+        names = ', '.join(sorted(t.name for t in averages))
+        checkpoints = folder/f'{trial.name} with {hashlib.sha256(names.encode()).hexdigest()[:6]}.part'
     # the fine-tuning, which watches at most 64 validation images
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     n = len(suite.validation)
     watched = suite.validation.subset(range(0, n, math.ceil(n/64)))
-    recipe |= dict(seed=trial.seed, checkpoint_dir=_part(folder, trial, averages), resume=True)
+    recipe |= dict(seed=trial.seed, checkpoint_dir=checkpoints, resume=True)
     method = method_of(trial)
     if method and method.kind in ('loss', 'constraint', 'train'): recipe[method.kind] = method
     finetuned = finetune(zeroshot, suite, watched, epochs, trial.lr, cbs=[costs, *callbacks.values()], **recipe)
-    # what it took, with the initialization; the classifier is written last
+    # what it took, with the initialization
     cost = dict(costs.counted)
     for k, n in zeroshot.recipe.get('cost', {}).items(): cost[k] += n
-    for t, average in callbacks.items(): _save(average.classifier, cost | {COPIES: cost[COPIES]+1}, folder/t.name)
-    _save(finetuned, cost, folder/trial.name)
+    finetuned.recipe['cost'] = cost
+    for t, average in callbacks.items():
+        if (folder/t.name).exists(): continue
+        averaged = average.classifier
+        averaged.recipe['cost'] = cost | {COPIES: cost[COPIES]+1}
+        averaged.save(folder/t.name)
+    if not (folder/trial.name).exists(): finetuned.save(folder/trial.name)
     for part in (folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')):
         shutil.rmtree(part, ignore_errors=True)
     return folder/trial.name
