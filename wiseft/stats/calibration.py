@@ -35,19 +35,13 @@ def expected_calibration_error(
     if units is not None: counts = per_unit(counts, units)
     k = counts.shape[0]
     if k < 2: return value, np.nan, np.nan
-    # errors of the gaps: over resamples, and as they are where the classifier is calibrated
+    # errors of the gaps: over resamples, and the gaps of simulated calibrated classifiers
     resampled = metric_resamples(counts, mean_gap, n_resamples, rng) - gaps
-    calibrated = _calibrated_gaps(confidence, bin_of, bins, n_resamples, rng)
-    errors = [resampled*tail_expansion(k), calibrated]
+    in_bin, sums = np.bincount(bin_of, minlength=bins), np.bincount(bin_of, confidence, bins)
+    sure = np.divide(sums, in_bin, out=np.zeros(bins), where=in_bin>0) # mean confidence
+    right = rng.binomial(in_bin, np.clip(sure, 0, 1), (n_resamples, bins))
+    errors = [resampled*tail_expansion(k), (in_bin*sure - right)/n]
     sign = np.sign(gaps[0])
     above = max(np.quantile(np.abs(e).sum(1), .975) for e in errors)
     below = max(np.quantile(e @ sign, .975) for e in errors)
     return value, max(0., float(value-above)), min(1., float(value+below))
-
-# %% ../../nbs/api/stats/03_calibration.ipynb #ece-code2
-def _calibrated_gaps(confidence, bin_of, bins, n_resamples, rng):
-    "Weighted gaps of bins for simulated calibrated classifiers: (n_resamples, bins)"
-    n = np.bincount(bin_of, minlength=bins)
-    sure = np.divide(np.bincount(bin_of, confidence, bins), n, out=np.zeros(bins), where=n>0)
-    right = rng.binomial(n, np.clip(sure, 0, 1), (n_resamples, bins))
-    return (n*sure - right)/len(confidence)

@@ -24,12 +24,17 @@ def bootstrap(
     "A metric of sums over images, with its 95 % bootstrap interval over `units`"
     counts = sparse.csr_array(counts if hasattr(counts, 'tocsr') else np.asarray(counts, dtype=float))
     value = float(statistic(np.asarray(counts.sum(0))[None])[0])
-    sizes = sparse.csr_array(np.ones((counts.shape[0], 1)))
-    if units is not None: counts, sizes = per_unit(counts, units), per_unit(sizes, units)
+    n_images = counts.shape[0]
+    if units is not None: counts = per_unit(counts, units)
     n = counts.shape[0]
     if n < 2: return value, np.nan, np.nan
-    if n < FEW:
-        error = _jackknife_error(counts.toarray(), sizes.toarray()/sizes.sum(), statistic)
+    if n < FEW: # Student's t, from leaving out one unit at a time
+        counts, images = counts.toarray(), np.ones((n_images, 1))
+        if units is not None: images = per_unit(images, units)
+        left = statistic(counts.sum(0) - counts)
+        variance = (n-1)/n*((left - left.mean())**2).sum()
+        df = 1/((images/n_images)**2).sum() - 1
+        error = stats.t.ppf(.975, df)*np.sqrt(variance)
         ends = value-error, value+error
     else:
         drawn = metric_resamples(counts, statistic, n_resamples, rng or np.random.default_rng(0))
@@ -39,19 +44,11 @@ def bootstrap(
     low, high = np.clip(ends, 0, 1)
     return value, float(low), float(high)
 
-def _jackknife_error(counts, share, statistic): # half the width of the 95 % interval
-    "By Student's t, from leaving out one unit at a time; share: (n, 1), of the images"
-    n = len(counts)
-    left = statistic(counts.sum(0) - counts)
-    variance = (n-1)/n*((left - left.mean())**2).sum()
-    df = 1/(share**2).sum() - 1
-    return stats.t.ppf(.975, df)*np.sqrt(variance)
-
 # %% ../../nbs/api/stats/02_class_metrics.ipynb #a062fdb7
 def per_unit(
     counts:np.ndarray, # (n, m), what each image adds
     units:list|None # (n,) ids
-): # (n_units, m), sparse
+): # (n_units, m)
     "Sum over the images of each unit"
     codes = {u:i for i,u in enumerate(dict.fromkeys(units))}
     rows, n = [codes[u] for u in units], counts.shape[0]
@@ -66,8 +63,9 @@ def metric_resamples(
 ) -> np.ndarray: # (n_resamples, …)
     "A statistic of resamples of the rows of `counts`"
     n, out = counts.shape[0], []
-    for some in [min(64, n_resamples-i) for i in range(0, n_resamples, 64)]: # so that no matrix gets large
-        out.append(statistic(times_drawn(n, some, rng) @ counts))
+    for i in range(0, n_resamples, 64): # so that no matrix gets large
+        times = times_drawn(n, min(64, n_resamples-i), rng)
+        out.append(statistic(times @ counts))
     return np.concatenate(out)
 
 def times_drawn(

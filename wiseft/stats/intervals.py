@@ -7,7 +7,7 @@ __all__ = ['clopper_pearson', 'drawn_together', 'mean_over_sets', 'mean_differen
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #e66d502e
 import numpy as np
-from itertools import chain, repeat
+from itertools import chain
 from ..base.lazy import contingency_tables, proportion, sparse, stats
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #fc46cc23
@@ -28,7 +28,7 @@ def drawn_together(
     sizes:dict,      # set name -> number of images
 ) -> tuple: # set name -> (n_i,) numbers of its units; (n_units,) and (n_sets,) numbers of the group that each is in
     "Numbered units of all sets, in independent groups: sets that share a unit are in one group."
-    ids = units or {s: list(zip(repeat(s), range(n))) for s, n in sizes.items()}
+    ids = units or {s: [(s, i) for i in range(n)] for s, n in sizes.items()}
     images = list(chain(*ids.values()))
     number = {unit: i for i, unit in enumerate(dict.fromkeys(images))}
     numbers = np.array([number[unit] for unit in images])
@@ -69,8 +69,8 @@ def _jackknife(sums, counts, span, n_sets):
     df = (times @ share)**2/(times @ share**2) - 1
     return means.sum()/n_sets, variance/n_sets**2, df
 
-def _mean_interval(values, units, span, level):
-    "Mean over sets and its interval; `span`: the lowest and highest value of an image; None: there is none"
+def _mean_interval(values, units, span):
+    "Mean over sets and its 95 % interval; `span`: the lowest and highest value of an image; None: there is none"
     mean = float(np.mean([v.mean() for v in values.values()]))
     sums, counts, groups = _unit_rows(values, units)
     if (counts > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
@@ -78,7 +78,7 @@ def _mean_interval(values, units, span, level):
     centers, variances, dfs = np.array(parts).T
     center, variance = centers.sum(), variances.sum()
     reach = 0.
-    if variance: reach = np.sqrt(variance)*stats.t.ppf((1+level)/2, variance**2/(variances**2/dfs).sum())
+    if variance: reach = np.sqrt(variance)*stats.t.ppf(.975, variance**2/(variances**2/dfs).sum())
     low, high = np.clip([center-reach, center+reach], *(span or (-np.inf, np.inf)))
     return mean, float(min(low, mean)), float(max(high, mean))
 
@@ -95,22 +95,20 @@ def _checked_sets(by_set):
 def mean_over_sets(
     values:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, or another number per image
     units:dict|None=None, # set name -> (n_i,) ids of independent units; None: each image by itself
-    level:float=.95,
     bounded:bool=True, # values lie in 0…1; False: other numbers, such as log-likelihoods
 ) -> tuple[float, float, float]: # mean over sets, low, high; low and high are NaN where a set has one unit
-    "Mean over sets of each set's mean, with its interval over `units`"
-    return _mean_interval(_checked_sets(values), units, (0, 1) if bounded else None, level)
+    "Mean over sets of each set's mean, with its 95 % interval over `units`"
+    return _mean_interval(_checked_sets(values), units, (0, 1) if bounded else None)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #81a88d6d
 def mean_difference(
     a:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, classifier A
     b:dict[str, np.ndarray], # the same images in the same order, classifier B
     units:dict|None=None, # as in `mean_over_sets`
-    level:float=.95,
 ) -> tuple[float, float, float]: # difference B − A of the mean over sets, low, high
-    "How much more accurate B is than A, with its interval over `units`"
+    "How much more accurate B is than A, with its 95 % interval over `units`"
     a, b = _checked_sets(a), _checked_sets(b)
-    return _mean_interval({s: b[s]-a[s] for s in a}, units, (-1, 1), level)
+    return _mean_interval({s: b[s]-a[s] for s in a}, units, (-1, 1))
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #259da33a
 def mcnemar_exact(

@@ -141,14 +141,21 @@ def robustness(
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used"
     check_single(table)
-    values = {(*_row_key(r), r.dataset): r.value for r in table.itertuples()}
-    initial = {}
-    for r in table[table.method.isin(INITIAL)].itertuples():
-        initial.setdefault((r.classifier, r.tuning, r.dataset), r.value) # the first, of several α
+    values, initial = {}, {}
+    for r in table.itertuples():
+        values[r.classifier, r.tuning, r.method, str(r.alpha), r.dataset] = r.value # a missing α is 'nan'
+        # where fine-tuning began; the first, of several α
+        if r.method in INITIAL: initial.setdefault((r.classifier, r.tuning, r.dataset), r.value)
     rows, name = [], reference_set(table)
+    is_mean_of_five = {*IMAGENET_SHIFTS} <= {*table.dataset} # for which there are fits
     for r in table[table.role=='shift'].itertuples():
         # above the baseline, and why there is no such number
-        reference, fit = _reference_and_baseline(values, r, name, baselines, source)
+        key = r.classifier, r.tuning, r.method, str(r.alpha)
+        reference, fit = values.get((*key, name), np.nan), None
+        if baselines is not None: fit = baselines.get(r.dataset)
+        elif r.dataset != MEAN or is_mean_of_five:
+            of_shift = values.get((*key, f'{name}, {r.dataset} classes'), np.nan)
+            reference, fit = _published(of_shift, reference, r.dataset, source)
         rho, note = np.nan, ''
         if np.isnan(reference): note = 'no accuracy on the reference'
         elif fit is None: note = 'no baseline for this set'
@@ -165,18 +172,9 @@ def robustness(
             tau=float(relative_robustness(r.value, before)), fit=fit.name if fit else '', note=note))
     return pd.DataFrame(rows)
 
-def _row_key(r): # a missing α is equal to another
-    return r.classifier, r.tuning, r.method, None if pd.isna(r.alpha) else r.alpha
-
-def _reference_and_baseline(values, r, name, baselines, source): # name: the reference's
-    "Reference accuracy of a row, and its baseline"
-    key = _row_key(r)
-    all_classes = values.get((*key, name), np.nan)
-    of_shift = values.get((*key, f'{name}, {r.dataset} classes'), np.nan)
-    if baselines is not None: return all_classes, baselines.get(r.dataset)
-    sets = {k[-1] for k in values}
-    if r.dataset==MEAN and not sets >= set(IMAGENET_SHIFTS): return all_classes, None # another mean
-    for reference, classes in ((of_shift, 'shift'), (all_classes, 'all')):
+def _published(of_shift, of_all, dataset, source): # reference accuracies on the shift's classes, and on all; NaN: none
+    "Reference accuracy and its published baseline: on the shift's classes, if there are both, else on all"
+    for reference, classes in ((of_shift, 'shift'), (of_all, 'all')):
         if np.isnan(reference): continue
-        with suppress(ValueError): return reference, published_baseline(r.dataset, classes, source) # else no such fit
-    return all_classes, None
+        with suppress(ValueError): return reference, published_baseline(dataset, classes, source) # else no such fit
+    return of_all, None

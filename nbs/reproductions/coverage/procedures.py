@@ -13,6 +13,7 @@ import coverage
 from coverage import SETTINGS, m
 
 N_EXPERIMENTS = 300
+LEVEL = .95
 RESULTS = Path(__file__).resolve().parent/'procedures.csv'
 chosen = m._mean_interval
 
@@ -30,12 +31,12 @@ def resampled_means(values, units, n_resamples=1000):
     return means[~np.isnan(means)]
 
 
-def percentile(values, units, span, level):
+def percentile(values, units, span):
     "Cluster bootstrap, percentiles (Efron 1979)"
-    return mean_of(values), *np.quantile(resampled_means(values, units), [(1-level)/2, (1+level)/2])
+    return mean_of(values), *np.quantile(resampled_means(values, units), [(1-LEVEL)/2, (1+LEVEL)/2])
 
 
-def bca(values, units, span, level):
+def bca(values, units, span):
     "Cluster bootstrap, bias-corrected and accelerated (Efron 1987)"
     mean, means = mean_of(values), resampled_means(values, units)
     sums, counts, groups = m._unit_rows(values, units)
@@ -48,18 +49,18 @@ def bca(values, units, span, level):
     acceleration = (d**3).sum()/(6*(d**2).sum()**1.5) if d.any() else 0.
     below = ((means < mean).mean() + (means <= mean).mean())/2
     bias = stats.norm.ppf(np.clip(below, 1e-4, 1-1e-4))
-    z = bias + stats.norm.ppf([(1-level)/2, (1+level)/2])
+    z = bias + stats.norm.ppf([(1-LEVEL)/2, (1+LEVEL)/2])
     return mean, *np.quantile(means, stats.norm.cdf(bias + z/(1-acceleration*z)))
 
 
-def cluster_t(values, units, span, level):
+def cluster_t(values, units, span):
     "Jackknife over clusters, t with Satterthwaite's degrees of freedom (Bell and McCaffrey 2002)"
-    return chosen(values, units, None, level)
+    return chosen(values, units, None)
 
 
-def adjusted_t(values, units, span, level):
+def adjusted_t(values, units, span):
     "The same with two successes and two failures added (Price and Bonett 2004)"
-    return chosen(values, units, span, level)
+    return chosen(values, units, span)
 
 
 def mean_of(values): return float(np.mean([v.mean() for v in values.values()]))
