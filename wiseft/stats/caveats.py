@@ -71,13 +71,15 @@ def exchanged_classes(
     "Classes that look exchanged: nearly all images of each are classified as the next one, in a ring"
     labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
     if not len(labels): return []
+    # the usual answer to the images of a class, where hardly any is right
     n_classes = 1 + max(labels.max(), predicted.max())
     pairs, n = np.unique(labels*n_classes + predicted, return_counts=True)
     label, answer = divmod(pairs, n_classes)
-    size, right = np.bincount(labels, minlength=n_classes), np.zeros(n_classes, int)
-    right[label[label == answer]] = n[label == answer]
-    odd = (size[label] >= 5) & (right[label] <= .05*size[label]) & (n > .5*size[label])
-    answer_of = dict(zip(label[odd].tolist(), answer[odd].tolist()))
+    size = np.bincount(labels, minlength=n_classes)[label]
+    right = np.bincount(labels[labels == predicted], minlength=n_classes)[label]
+    wrong = (size >= 5) & (right <= .05*size) & (n > .5*size)
+    answer_of = dict(zip(label[wrong].tolist(), answer[wrong].tolist()))
+    # follow the answers from class to class, back to the first
     rings = []
     for first in answer_of:
         ring, following = [first], answer_of[first]

@@ -67,8 +67,8 @@ def check_roles(
     if odd: raise ValueError(f'The column role holds {sorted(odd)}; expected one of {", ".join(ROLES)}.')
 
 # %% ../../nbs/api/stats/04_table.ipynb #93d42f4d
-def _impossible(t):
-    "Rows with impossible values, and messages for them"
+def _impossible(t): # of pairs
+    "Which rows (n,) have impossible values, and what these are in words"
     fraction, slack = t.metric.isin(BOUNDED), 1e-9
     share = t.metric.isin(['accuracy', 'top-5', *UNBOUNDED])
     low, high = t.low - slack, t.high + slack
@@ -148,16 +148,17 @@ class _Wide(pd.DataFrame):
     def __repr__(self): return self.to_string()
 
 # %% ../../nbs/api/stats/04_table.ipynb #579161d1
-def _methods_by_set(table, cells): # table of cells
-    "A cell of each row of a table, with methods in rows and sets in columns"
+def _methods_by_set(table, cells): # `DataFrame`; cells: what to show for each row of the table
+    "The cells with methods in rows and sets in columns"
     check_single(table)
     table = table.assign(cell=cells).reset_index(drop=True)
     keys = [k for k in IDENTITY if k!='tuning' or (table.tuning!='').any()]
     # rows: known methods first, other names in the order of their first appearance, then by α
     ranks = table[keys].copy()
-    for k in set(keys) - {'alpha'}:
-        names = [*(METHODS if k=='method' else ()), *table[k]]
-        ranks[k] = table[k].map(list(dict.fromkeys(names)).index)
+    for k in ranks.columns.drop('alpha'):
+        known = METHODS if k=='method' else []
+        names = list(dict.fromkeys([*known, *table[k]]))
+        ranks[k] = table[k].map(names.index)
     order = ranks.drop_duplicates().sort_values(keys).index
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
     def column(d): return table[table.dataset==d].set_index(keys).cell.reindex(index)

@@ -91,14 +91,13 @@ def write_clip_benchmark(
     with atomic_path(folder, force=force, kind='results for CLIP_benchmark') as tmp:
         tmp.mkdir()
         for (classifier, tuning, method, alpha, dataset), rows in runs:
-            words = [classifier, tuning, method]
-            if not pd.isna(alpha): words.append(f'{alpha:g}')
+            words = [classifier, tuning, method, '' if pd.isna(alpha) else f'{alpha:g}']
             task = 'zeroshot_classification' if method == 'zero-shot' else 'classification'
             metrics = {_clip_benchmark_names.get(r.metric, r.metric): r.value for r in rows.itertuples()}
-            accuracy = rows[rows.metric == 'accuracy']
-            for end in ('low', 'high'): metrics |= {f'acc1_{end}': v for v in accuracy[end].dropna()}
-            own = model if isinstance(model, str) else model.get(classifier, 'CLIP')
-            record = dict(dataset=dataset, model=own, pretrained=' '.join(filter(None, words)), task=task,
+            with_interval = rows[(rows.metric == 'accuracy') & rows.low.notna()]
+            for r in with_interval.itertuples(): metrics |= dict(acc1_low=r.low, acc1_high=r.high)
+            architecture = model if isinstance(model, str) else model.get(classifier, 'CLIP')
+            record = dict(dataset=dataset, model=architecture, pretrained=' '.join(filter(None, words)), task=task,
                           metrics=metrics, language='en')
             name = '_'.join(record[k] for k in ('dataset', 'pretrained', 'model', 'task'))
             file = tmp/(re.sub(r'[^\w.-]+', '-', name) + '.json')
