@@ -73,18 +73,19 @@ def smallest_lead(self:Plan) -> str:
     if n == 1: return ('with one seed nothing can be established: intervals leave out what other seeds would '
                        f'give. {python_or_shell("Take three seeds", "Give --seeds 3")} or more')
     sizes = {d: len(s) for d, s in mean_sets(self.suite).items()}
-    one = 1/independent_images(sizes)
     if not enough_seeds(sizes, n): return (
         f'with so many test images, {n} seeds establish nothing: seeds that agree by chance would look like a lead. '
         f'{python_or_shell(f"Take {SEEDS_FOR_MANY}", f"Give --seeds {SEEDS_FOR_MANY}")}')
-    def least(share): # of images that a row answers differently from plain fine-tuning, net of seeds
-        error, df = both_chances(share*one, share*one/2, min(sizes.values()), n)
-        return 100*smallest_detectable(error, df, max(rows, 1))
+    leads = []
+    for share in (.01, .04): # of images that a row answers differently from plain fine-tuning
+        variance = share*(1/independent_images(sizes))
+        error, df = both_chances(variance, variance/2, min(sizes.values()), n)
+        leads.append(f'{100*smallest_detectable(error, df, max(rows, 1)):.1f}')
     seeds = python_or_shell(f'{FEW_SEEDS} seeds find', f'--seeds {FEW_SEEDS} finds')
     more = f'; {seeds} smaller ones' if n < FEW_SEEDS else ''
     return (f'with {n} seeds, these test images and {counted(rows, "row")}, a lead over plain fine-tuning '
-            f'(mean of reference and shift) is found in four cases of five if it is {least(.01):.1f} to '
-            f'{least(.04):.1f} points or more{more}')
+            f'(mean of reference and shift) is found in four cases of five if it is {" to ".join(leads)} points or more'
+            f'{more}')
 
 # %% ../../nbs/api/bench/02_estimate.ipynb #cdce55b8
 def without_unreadable(

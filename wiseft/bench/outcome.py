@@ -353,29 +353,30 @@ def _sentence(self:Bench, r):
         'established holds against it, too.')
     if not np.isnan(r.same_as_plain):
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
-    # what it gains over averages
+    # what it gains over averages, and against plain fine-tuning itself
     drawn = r.over.replace('images', 'groups') if self.groups else r.over
     interval = f'95 % interval over {drawn}' + (' alone' if r.over == 'images' else '')
-    gain = (f'{100*r.gain:+.1f} points ({interval} {_from_to(r.low, r.high)}) against the {100*r.baseline:.1f} % of '
-            'the best plain average that is at least as accurate on the reference.')
     if np.isnan(r.gain):
         gain = (f'Not comparable: on the reference {100*r.beyond:.2f} points ({interval} '
                 f'{_from_to(r.beyond_low, r.beyond_high, 2)}) above any plain average.')
-    two = len(self.baselines) > 1
-    if two and np.isnan(r.gain_best):
-        gain += ' Averages of plain fine-tuning at its best validation rate are all less accurate there.'
-    elif two:
-        gain += (f' Against averages of plain fine-tuning at its best validation rate {100*r.gain_best:+.1f} points '
-                 f'({_from_to(r.low_best, r.high_best)}).')
-    # against plain fine-tuning itself
-    verdict = '' if r.ahead_low <= 0 <= r.ahead_high else ', not established with so many rows judged'
-    if r.p_holm < .05: verdict = ', established'
+    else:
+        gain = (f'{100*r.gain:+.1f} points ({interval} {_from_to(r.low, r.high)}) against the {100*r.baseline:.1f} % '
+                'of the best plain average that is at least as accurate on the reference.')
     if np.isnan(r.p): verdict = ', not tested over seeds'
-    best = ''
-    if two: best = (
-        f', and {100*r.ahead_best:+.1f} at its best validation rate ({_from_to(r.ahead_low_best, r.ahead_high_best)})')
-    return (f'{where} {gain} Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides '
-            f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict}){best}.')
+    elif r.p_holm < .05: verdict = ', established'
+    elif r.ahead_low <= 0 <= r.ahead_high: verdict = ''
+    else: verdict = ', not established with so many rows judged'
+    ahead = (f'Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides '
+             f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict})')
+    if len(self.baselines) > 1:
+        if np.isnan(r.gain_best):
+            gain += ' Averages of plain fine-tuning at its best validation rate are all less accurate there.'
+        else:
+            gain += (f' Against averages of plain fine-tuning at its best validation rate {100*r.gain_best:+.1f} '
+                     f'points ({_from_to(r.low_best, r.high_best)}).')
+        ahead += (f', and {100*r.ahead_best:+.1f} at its best validation rate '
+                  f'({_from_to(r.ahead_low_best, r.ahead_high_best)})')
+    return f'{where} {gain} {ahead}.'
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #c2cb2645
 @patch
@@ -410,18 +411,16 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
         return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '
                 'other seeds would give.', 'For the same reason nothing can be called worse.', advice]
     # each established row with its lead, and with what is doubtful about its setting
-    def named(established):
-        words = []
-        for r in established.itertuples():
-            caveats = [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
-            lead = f'{100*r.ahead:+.1f} points'
-            words.append(f'{r.method} ({"; ".join([lead, *caveats])})')
-        return ', '.join(words)
-    established = rows[rows.p_holm < .05]
-    better, worse = named(established[established.ahead > 0]), named(established[established.ahead < 0])
-    first = (f'Better than averaging a plain fine-tuning, by more than chance: {better}.' if better else
-             'Nothing here beats averaging a plain fine-tuning by more than chance: keep that.')
-    second = f'Worse, by more than chance: {worse}.' if worse else 'Nothing is worse by more than chance.'
+    better, worse = [], []
+    for r in rows[rows.p_holm < .05].itertuples():
+        caveats = [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
+        words = '; '.join([f'{100*r.ahead:+.1f} points', *caveats])
+        side = better if r.ahead > 0 else worse
+        side.append(f'{r.method} ({words})')
+    first = 'Nothing here beats averaging a plain fine-tuning by more than chance: keep that.'
+    if better: first = f'Better than averaging a plain fine-tuning, by more than chance: {", ".join(better)}.'
+    second = 'Nothing is worse by more than chance.'
+    if worse: second = f'Worse, by more than chance: {", ".join(worse)}.'
     # what could not have been seen
     smallest = 100*rows[rows.p.notna() & rows.same_as_plain.isna()].smallest
     if smallest.empty: return [first, second, 'Every row gets the images right that plain fine-tuning gets right.']

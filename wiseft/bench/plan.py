@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BEST_RATE', 'PAST_EDGE', 'PAST_EDGE_IF_BEST', 'can_compete', 'takes_several', 'interpolates', 'mean_sets',
            'passes_an_image', 'Contender', 'rates_around', 'one_further', 'Plan', 'counted_or_declared',
-           'add_to_families', 'close_families']
+           'add_to_families']
 
 # %% ../../nbs/api/bench/01_plan.ipynb #43ef206c
 import math, torch
@@ -217,7 +217,7 @@ def n_trained(self:Plan) -> int:
 
 # %% ../../nbs/api/bench/01_plan.ipynb #e19b885b
 @patch
-def begin(self:Plan, trial:Trial): # `ImageClassifier`
+def initial_model(self:Plan, trial:Trial) -> ImageClassifier:
     "The classifier that a trial starts from; an initialization is computed once"
     method = None if trial.tuning == 'plain' else find_method(trial.tuning)
     if method is None or method.kind != 'initialization': return self.zeroshot
@@ -289,11 +289,3 @@ def add_to_families(
         last = families[-1]
         return [*families[:-1], last | dict(rows=[*last['rows'], *new])]
     return [*families, dict(day=str(today or date.today()), rows=new, looked_at='')]
-
-def close_families(
-    families:list, # as in `add_to_families`
-    today:date|None=None, # as there
-) -> list:
-    "The families of tests, all marked as looked at on this day or before"
-    day = str(today or date.today())
-    return [f | dict(looked_at=f['looked_at'] or day) for f in families]

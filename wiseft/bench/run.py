@@ -36,7 +36,7 @@ from ..train.flops import passes
 from ..methods.index import all_methods
 from .trial import Trial, is_done, last_line, run_trial, strengths, strengths_around
 from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Plan, add_to_families, can_compete,
-                               close_families, counted_or_declared, interpolates, one_further, rates_around)
+                               counted_or_declared, interpolates, one_further, rates_around)
 from .estimate import n_done, preview, seconds_left, without_images, without_unreadable
 from .outcome import Bench, Curve, Entry, choice_rows, resampling_units
 
@@ -132,7 +132,7 @@ def carry_out(
     return Bench(plan, complete, left_out, work.choices, groups, families)
 
 def _for_each_row(work, step, left_out):
-    "Call `step` with the entry of every row; a failure stops only its row, a busy row is tried again later"
+    "Call `step` with each entry; a failure only leaves out its row, a busy row is tried again later"
     todo = list(work.entries)
     while todo:
         busy = []
@@ -172,7 +172,8 @@ class Clock:
     ):
         self.say, self.limit, self.total, self.preview = say, 60*(minutes or float('inf')), total, preview
         self.n, self.initial, self.start, self.waits = n, n, perf_counter(), False
-    def __call__(self, what):
+    def __call__(self, what:str):
+        "Say which piece of work begins now, if there is time for it"
         self.check(what)
         for line in self.preview(): self.say(line)
         self.preview, self.waits = list, False
@@ -205,21 +206,21 @@ class Work:
     choices:dict=field(default_factory=dict)  # name of a trained method -> rows of `Bench.choices`
     trials:dict=field(default_factory=dict)   # name of a trained method -> `Trial` -> its best validation accuracy
     def __post_init__(self): self.weights = self.weights or self.folder/'weights'
-    def averages(self, trial:Trial) -> list[Trial]:
-        "Weight averages that are computed beside a plain fine-tuning"
+    def averages_beside(self, trial:Trial) -> list[Trial]: # with its learning rate and seed
+        "Weight averages during training that are computed beside a plain fine-tuning"
         if trial.tuning != 'plain' or trial.longer != 1: return []
         averages, trials = self.plan.averages(), []
         if trial.seed == self.plan.seeds[0]: # all settings to choose from
             for m in averages:
                 trials += [Trial(trial.lr, trial.seed, m.name, s) for s in strengths(m)]
-                trials += self.trials.get(m.name, {})
+                trials += self.trials.get(m.name, {}) # a strength past the edge, too
         else: # those that were chosen
             names = [m.name for m in averages]
             trials = [e.trial for e in self.entries.values() if e.trial and e.trial.tuning in names]
         return [replace(t, seed=trial.seed) for t in dict.fromkeys(trials) if t.lr == trial.lr]
     @contextmanager
     def claim(self, name:str):
-        "Context that claims a part for this process"
+        "Context in which no other process works on a part; `Busy` if one does"
         try:
             with locked(self.weights/name, wait=False): yield
         except BlockingIOError as e: raise Busy(name) from e
@@ -304,14 +305,15 @@ def _best_value(self:Work, trial, setting, values, around): # setting: 'lr' or '
 @patch
 def trained_classifier(self:Work, trial:Trial) -> ImageClassifier:
     "The classifier of a trial; weight averages during training come from a plain fine-tuning"
-    plan, trained = self.plan, trial
-    if trial.tuning in [m.name for m in plan.averages()]: trained = Trial(trial.lr, trial.seed)
-    averages = self.averages(trained)
-    if not is_done(self.weights, trained, averages):
-        with self.claim(trained.name):
-            if not is_done(self.weights, trained, averages): # else by another process, just now
-                self.clock(f'train {trained.name}')
-                run_trial(trained, plan.begin(trained), plan.suite, self.weights, averages, plan.given, **plan.recipe)
+    plan, to_train = self.plan, trial
+    if trial.tuning in [m.name for m in plan.averages()]: to_train = Trial(trial.lr, trial.seed)
+    averages = self.averages_beside(to_train)
+    if not is_done(self.weights, to_train, averages):
+        with self.claim(to_train.name):
+            if not is_done(self.weights, to_train, averages): # else by another process, just now
+                self.clock(f'train {to_train.name}')
+                initial = plan.initial_model(to_train)
+                run_trial(to_train, initial, plan.suite, self.weights, averages, plan.given, **plan.recipe)
     return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch
@@ -444,7 +446,7 @@ def _update_families(file, rows, has_results=False): # list of dicts, as plan.js
     "Add rows to the families that are tested together; a family is closed when results are known"
     plan = read_json(file)
     families = add_to_families(plan.get('families', []), rows)
-    if has_results: families = close_families(families)
+    if has_results: families = [f | dict(looked_at=f['looked_at'] or str(date.today())) for f in families]
     if families != plan.get('families', []):
         with atomic_path(file, force=True) as tmp: _write_json(plan | dict(families=families), tmp)
     return families
