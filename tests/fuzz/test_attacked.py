@@ -31,7 +31,7 @@ READ_UNATTACKED = {
 }  # fmt: skip
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/run._write_arrays": BENCH,
-    "bench/run._write_or_check_plan": BENCH, "bench/run._update_families": BENCH, "bench/run.carry_out": BENCH,
+    "bench/run._write_or_check_plan": BENCH, "bench/run._update_families": BENCH,
     "shell/run._begin": COMMAND, "show/ask.ask": COMMAND,
     "shell/bench._write_bench": BENCH,
     "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
