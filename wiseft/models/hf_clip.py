@@ -99,7 +99,14 @@ def from_transformers(
     # an image tower alone, as transformers 5 saves it
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     state = _with_joined_qkv(state)
-    if siglip: return _siglip_in_open_clip(state)
+    if siglip:
+        for kind in 'weight', 'bias': # timm has the pool's queries apart from its keys and values
+            if f'{_pool}in_proj_{kind}' not in state: continue # of an adapter
+            q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
+            state |= {f'{_pool}q.{kind}': q, f'{_pool}kv.{kind}': torch.cat([k, v])}
+        new = {_name_in_other_layout(k, _siglip_names): t for k,t in state.items()}
+        if _positions in new: new[_positions] = new[_positions][None]
+        return new
     new = {_name_in_other_layout(k, _clip_names): t for k,t in state.items()}
     for k in new.keys() & {'visual.proj', 'text_projection'}: new[k] = new[k].T.contiguous()
     if 'visual.class_embedding' in new and 'visual.proj' not in new: # features as they are
@@ -107,31 +114,21 @@ def from_transformers(
         new['visual.proj'] = torch.eye(*square)
     return new
 
-def _siglip_in_open_clip(state): # state dict of open_clip
-    for kind in 'weight', 'bias':
-        if f'{_pool}in_proj_{kind}' not in state: continue # of an adapter
-        q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
-        state |= {f'{_pool}q.{kind}': q, f'{_pool}kv.{kind}': torch.cat([k, v])}
-    new = {_name_in_other_layout(k, _siglip_names): t for k,t in state.items()}
-    return {k: t[None] if k == _positions else t for k,t in new.items()}
-
 def to_transformers(
     state:dict # state dict of open_clip's `CLIP`, or of a SigLIP in its `CustomTextCLIP`
 ) -> dict: # state dict of transformers' `CLIPModel` or `SiglipModel`
     "Weights in the layout of transformers; ValueError for a name that it has no place for"
-    if _positions in state: new = _siglip_in_transformers(state)
+    if _positions in state: # a SigLIP's
+        state = state | {_positions: state[_positions][0]}
+        new = {_name_in_other_layout(k, _siglip_names, back=True): t for k,t in state.items()}
+        for k in new.keys() & {'logit_scale', 'logit_bias'}: new[k] = new[k].reshape(1)
+        for kind in 'weight', 'bias':
+            new[f'{_pool}in_proj_{kind}'] = torch.cat([new.pop(f'{_pool}{x}.{kind}') for x in ('q', 'kv')])
     else:
         new = {_name_in_other_layout(k, _clip_names, back=True): t for k,t in state.items()}
         for k in new.keys() & {'visual_projection.weight', 'text_projection.weight'}: new[k] = new[k].T
     return _with_separate_qkv({k: t.contiguous() for k,t in new.items()})
 
-def _siglip_in_transformers(state):
-    state = {k: t.reshape(1) if k.startswith('logit_') else t for k,t in state.items()}
-    state[_positions] = state[_positions][0]
-    new = {_name_in_other_layout(k, _siglip_names, back=True): t for k,t in state.items()}
-    for kind in 'weight', 'bias':
-        new[f'{_pool}in_proj_{kind}'] = torch.cat([new.pop(f'{_pool}{x}.{kind}') for x in ('q', 'kv')])
-    return new
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2fff3cf2
 CLIP_KINDS = 'clip', 'clip_vision_model', 'metaclip_2', 'metaclip_2_vision_model'
@@ -148,8 +145,8 @@ _defaults = dict(
         vision=dict(_siglip_base, image_size=224, patch_size=16),
         text=dict(_siglip_base, vocab_size=32000, max_position_embeddings=64)))
 
-def _tower_settings(config, part): # dict
-    "Settings of a tower ('vision' or 'text'); ValueError for those that open_clip doesn't have"
+def _tower_cfg(config, part): # (open_clip's `vision_cfg` or `text_cfg`, activation function)
+    "The tower 'vision' or 'text' in the terms of open_clip; ValueError for settings that open_clip doesn't have"
     family = 'siglip' if config['model_type'] in SIGLIP_KINDS else 'clip'
     defaults, alone = _defaults[family][part], config['model_type'].endswith(f'_{part}_model')
     settings = defaults | (config if alone else config.get(f'{part}_config') or {})
@@ -157,42 +154,36 @@ def _tower_settings(config, part): # dict
     if act not in (defaults['hidden_act'], 'gelu'): raise ValueError(
         f"hidden_act is {act!r:.50}; expected {defaults['hidden_act']!r} or 'gelu'")
     if family == 'siglip' and eps != 1e-6: raise ValueError(f"layer_norm_eps is {eps!r:.50}; timm's SigLIPs have 1e-6")
-    return settings
+    width, heads = settings['hidden_size'], settings['num_attention_heads']
+    cfg = dict(width=width, layers=settings['num_hidden_layers'], mlp_ratio=settings['intermediate_size']/width)
+    if eps != 1e-5: cfg['norm_kwargs'] = dict(eps=eps)
+    if part == 'text':
+        cfg |= dict(context_length=settings['max_position_embeddings'], vocab_size=settings['vocab_size'], heads=heads)
+    else: cfg |= dict(image_size=settings['image_size'], patch_size=settings['patch_size'], head_width=width//heads)
+    return cfg, act
+
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #6a06735d
-def _tower_cfg(s): # what all towers of open_clip have
-    norm = {} if s['layer_norm_eps'] == 1e-5 else dict(norm_kwargs=dict(eps=s['layer_norm_eps']))
-    return dict(width=s['hidden_size'], layers=s['num_hidden_layers'],
-                mlp_ratio=s['intermediate_size']/s['hidden_size'], **norm)
-
-def _text_cfg(s): # dict, open_clip's `text_cfg`
-    return _tower_cfg(s) | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
-                            heads=s['num_attention_heads'])
-
 def _clip_config(config, state): # `model_cfg`
     "The architecture of a CLIP in the terms of open_clip"
-    vision = _tower_settings(config, 'vision')
-    pictures = dict(image_size=vision['image_size'], patch_size=vision['patch_size'],
-                    head_width=vision['hidden_size']//vision['num_attention_heads'])
-    new = dict(embed_dim=state['visual.proj'].shape[1], quick_gelu=vision['hidden_act'] == 'quick_gelu',
-               vision_cfg=_tower_cfg(vision) | pictures)
+    vision, act = _tower_cfg(config, 'vision')
+    new = dict(embed_dim=state['visual.proj'].shape[1], quick_gelu=act == 'quick_gelu', vision_cfg=vision)
     if not any(k.startswith('transformer.') for k in state): return new
-    text = _tower_settings(config, 'text')
-    if text['hidden_act'] != vision['hidden_act']: raise ValueError(
+    new['text_cfg'], text_act = _tower_cfg(config, 'text')
+    if text_act != act: raise ValueError(
         'its towers have different activation functions, and those of open_clip have the same')
-    new['text_cfg'] = _text_cfg(text)
     if config['model_type'] == 'metaclip_2': # finds the end of a text by its id; the tokenizer is the folder's own
-        new['text_cfg'] |= dict(pool_type='eos', eos_id=text.get('eos_token_id', 49407),
-                                hf_tokenizer_name='facebook/xlm-v-base')
+        end = (config.get('text_config') or {}).get('eos_token_id', 49407)
+        new['text_cfg'] |= dict(pool_type='eos', eos_id=end, hf_tokenizer_name='facebook/xlm-v-base')
     return new
+
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #653bce22
 def is_tanh(
     visual:nn.Module # image tower of timm
 ) -> bool:
     "Whether the activation function is the tanh approximation of GELU"
-    gelus = [m for m in visual.modules() if 'gelu' in type(m).__name__.lower()]
-    return any('tanh' in type(m).__name__.lower() or getattr(m, 'approximate', '') == 'tanh' for m in gelus)
+    return any(type(m).__name__ == 'GELUTanh' or getattr(m, 'approximate', '') == 'tanh' for m in visual.modules())
 
 def apply_activation(
     visual:nn.Module, # image tower, changed in place
@@ -205,39 +196,37 @@ def apply_activation(
         if type(m) is nn.GELU: m.approximate = approximate
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #35f736b7
-def _timm_siglip(s, state): # (name, model without memory)
-    "The SigLIP of timm with these settings and shapes; ValueError if there is none"
+def _timm_vision_cfg(cfg, act, state): # open_clip's `vision_cfg`
+    "The SigLIP of timm with these sizes, weights, and activation function; ValueError if there is none"
     shapes = {k.removeprefix('visual.trunk.'): t.shape for k,t in state.items() if k.startswith('visual.trunk.')}
-    for name in timm.list_models(f"vit_*_patch{int(s['patch_size'])}_siglip_{int(s['image_size'])}"):
+    for name in timm.list_models(f"vit_*_patch{int(cfg['patch_size'])}_siglip_{int(cfg['image_size'])}"):
         with torch.device('meta'): model = timm.create_model(name, num_classes=0, global_pool='map')
-        same = shapes == {k: t.shape for k,t in model.state_dict().items()}
-        if same and model.blocks[0].attn.num_heads == s['num_attention_heads']: return name, model
+        if shapes != {k: t.shape for k,t in model.state_dict().items()}: continue
+        if model.blocks[0].attn.head_dim != cfg['head_width'] or (act == 'gelu' and is_tanh(model)): continue
+        vision = dict(image_size=cfg['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
+                      timm_proj='none')
+        if act != 'gelu' and not is_tanh(model): vision['act_kwargs'] = dict(approximate='tanh')
+        return vision
     raise ValueError(
-        f"none of timm's SigLIPs has these sizes ({s['hidden_size']} wide, {s['num_hidden_layers']} layers, patches of "
-        f"{s['patch_size']}, pictures of {s['image_size']})")
+        f"none of timm's SigLIPs has {act} and these sizes ({cfg['width']} wide, {cfg['layers']} layers, patches of "
+        f"{cfg['patch_size']}, pictures of {cfg['image_size']})")
 
 # by the size of its vocabulary; a folder's own files come before
 _tokenizers = {250000: 'timm/ViT-B-16-SigLIP-i18n-256', 256000: 'timm/ViT-B-16-SigLIP2'}
 _siglip_text_cfg = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6))
 
-def _approximate(s): return 'none' if s['hidden_act'] == 'gelu' else 'tanh' # as torch's GELU calls it
-
 def _siglip_config(config, state): # `model_cfg`
     "The architecture of a SigLIP in the terms of open_clip"
-    vision = _tower_settings(config, 'vision')
-    name, model = _timm_siglip(vision, state)
-    if is_tanh(model) and _approximate(vision) == 'none': raise ValueError(
-        f"hidden_act is 'gelu', and timm's {name} has an approximation of it")
-    tower = dict(image_size=vision['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
-                 timm_proj='none')
-    if _approximate(vision) == 'tanh' and not is_tanh(model): tower['act_kwargs'] = dict(approximate='tanh')
-    new = dict(embed_dim=vision['hidden_size'], vision_cfg=tower)
+    vision, act = _tower_cfg(config, 'vision')
+    new = dict(embed_dim=vision['width'], vision_cfg=_timm_vision_cfg(vision, act, state))
     if not any(k.startswith('text.') for k in state): return new
-    text = _tower_settings(config, 'text')
-    text_cfg = _siglip_text_cfg | _text_cfg(text) | dict(
+    text, act = _tower_cfg(config, 'text')
+    text_cfg = _siglip_text_cfg | text | dict(
         hf_tokenizer_name=_tokenizers.get(text['vocab_size'], 'timm/ViT-B-16-SigLIP'),
-        tokenizer_kwargs=dict(clean='canonicalize'), act_kwargs=dict(approximate=_approximate(text)))
+        tokenizer_kwargs=dict(clean='canonicalize'),
+        act_kwargs=dict(approximate='none' if act == 'gelu' else 'tanh')) # as torch's GELU calls it
     return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text_cfg)
+
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
 _resampling = {None: None, 2: 'bilinear', 3: 'bicubic'} # Pillow's numbers
@@ -247,19 +236,19 @@ def _read_preprocess(folder): # dict
     files = folder/'preprocessor_config.json', folder/'processor_config.json'
     config = next((read_json(path) for path in files if path.is_file()), {})
     config = config.get('image_processor', config)
+    resample, size, crop_size = (config.get(k) for k in ('resample', 'size', 'crop_size'))
     for step in ('do_resize', 'do_rescale'):
         if config.get(step) is False: raise ValueError(
             f'its image processor has {step}: false; open_clip always resizes and rescales')
-    if (resample := config.get('resample')) not in _resampling: raise ValueError(
+    if resample not in _resampling: raise ValueError(
         f'its image processor has resample: {resample!r:.50}; open_clip has 2 (bilinear) and 3 (bicubic)')
-    size = config.get('size')
     squash = isinstance(size, dict) and 'height' in size
     new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=_resampling[resample],
                resize_mode='squash' if squash else 'shortest')
     if config.get('do_normalize') is False: new |= dict(mean=[0.]*3, std=[1.]*3)
     # the middle, cut from a larger picture
-    def side(size, key): return size.get(key) if isinstance(size, dict) else size
-    edge, crop = side(size, 'shortest_edge'), side(config.get('crop_size'), 'height')
+    edge = size.get('shortest_edge') if isinstance(size, dict) else size
+    crop = crop_size.get('height') if isinstance(crop_size, dict) else crop_size
     if config.get('do_center_crop', True) and edge and crop and crop < edge: new['crop_pct'] = crop/edge
     return {k: v for k,v in new.items() if v}
 
@@ -331,14 +320,15 @@ def _their_siglip_config(clip): # content of `config.json`
     if not pools or not _siglip_text_cfg.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
-    def act(tanh): return 'gelu_pytorch_tanh' if tanh else 'gelu'
+    names = {True: 'gelu_pytorch_tanh', False: 'gelu'} # is it the tanh approximation?
     trunk, t = clip.model.visual.trunk, open_clip.CLIPTextCfg(**text)
     block, patches = trunk.blocks[0], trunk.patch_embed
     pictures = dict(
         hidden_size=trunk.embed_dim, num_hidden_layers=len(trunk.blocks), num_attention_heads=block.attn.num_heads,
-        intermediate_size=block.mlp.fc1.out_features, hidden_act=act(is_tanh(trunk)), layer_norm_eps=1e-6,
+        intermediate_size=block.mlp.fc1.out_features, hidden_act=names[is_tanh(trunk)], layer_norm_eps=1e-6,
         image_size=clip.image_size[0], patch_size=patches.patch_size[0])
-    words = _their_tower(t, t.heads, act((t.act_kwargs or {}).get('approximate') == 'tanh')) | dict(
+    text_act = names[(t.act_kwargs or {}).get('approximate') == 'tanh']
+    words = _their_tower(t, t.heads, text_act) | dict(
         vocab_size=t.vocab_size, max_position_embeddings=t.context_length, projection_size=clip.dim)
     return dict(architectures=['SiglipModel'], model_type='siglip', vision_config=pictures, text_config=words)
 
