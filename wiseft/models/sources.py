@@ -65,20 +65,22 @@ def fetched(
 # %% ../../nbs/api/models/05_sources.ipynb #362fb4a7
 def _source_on_hub(
     name # 'hf-hub:owner/model'
-):
+): # `Source`
     "Source for a model on the hub"
-    repo, fetch = name.removeprefix('hf-hub:'), open_clip.pretrained.download_pretrained_from_hf
-    files = (f'{config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
-             f'https://huggingface.co/{repo}')
-    def advice(): return f"bring {files} into a folder and use {call('load_clip', model='local-dir:FOLDER')}"
-    config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice())
-    fetched(lambda: fetch(repo), f'the weights of {name}', advice())
+    repo, download = name.removeprefix('hf-hub:'), open_clip.pretrained.download_pretrained_from_hf
+    advice = (f'bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
+              f"https://huggingface.co/{repo} into a folder and use {call('load_clip', model='local-dir:FOLDER')}")
+    config = fetched(lambda: download(repo, filename=config_name), f'the configuration of {name}', advice)
+    fetched(lambda: download(repo), f'the weights of {name}', advice)
     source = _source_of_folder(Path(config).parent, name, hub=True)
-    if tower := (source.config.get('text_cfg') or {}).get('hf_model_name'):
-        files += f' and config.json (and tokenizer files) of https://huggingface.co/{tower}'
-        source.text_tower = Path(fetched(lambda: fetch(tower, filename='config.json'),
-                                         f'the settings of the text tower of {name}', advice()))
+    tower = (source.config.get('text_cfg') or {}).get('hf_model_name')
+    if tower:
+        advice += f'; the folder needs config.json (and tokenizer files) of https://huggingface.co/{tower}, too'
+        settings = fetched(lambda: download(tower, filename='config.json'),
+                           f'the settings of the text tower of {name}', advice)
+        source.text_tower = Path(settings)
     return source
+
 
 # %% ../../nbs/api/models/05_sources.ipynb #927de9d9
 def _source_of_transformers_folder(folder, origin): # `Source`
@@ -112,27 +114,28 @@ def _tag_cfg(name, tag): # dict
         f"{did_you_mean(tag, open_clip.list_pretrained_tags_by_model(name))}")
 
 # %% ../../nbs/api/models/05_sources.ipynb #37c5ebbc
-def _wants_quick_gelu(name, tag, config): # bool
-    "Whether a tag wants QuickGELU, with a warning if the architecture's name disagrees"
-    named = bool(config.get('quick_gelu'))
-    if named or not _tag_cfg(name, tag).get('quick_gelu'): return named
-    warn_user(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded "
-              f"with QuickGELU; {call('load_clip', model=f'{name}-quickgelu', pretrained=tag)} gives no warning.")
-    return True
+def _tag_uses_quick_gelu(name, tag): # bool
+    "Whether the weights of a tag need QuickGELU, with a warning if the architecture's name disagrees"
+    named, needed = (bool(c.get('quick_gelu')) for c in (open_clip.get_model_config(name), _tag_cfg(name, tag)))
+    if needed and not named: warn_user(
+        f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded with "
+        f"QuickGELU; {call('load_clip', model=f'{name}-quickgelu', pretrained=tag)} gives no warning.")
+    return named or needed
+
 
 # %% ../../nbs/api/models/05_sources.ipynb #e6df49f1
 def _source_of_tag(name, tag): # `Source`
     "Source for an architecture and a tag of open_clip"
     cfg, config = _tag_cfg(name, tag), open_clip.get_model_config(name)
-    config['quick_gelu'] = _wants_quick_gelu(name, tag, config)
+    config['quick_gelu'] = _tag_uses_quick_gelu(name, tag)
     hub = cfg.get('hf_hub')
     place = f"https://huggingface.co/{hub.rstrip('/')}" if hub else cfg.get('url')
     python = f"load_clip({name!r}, 'FILE', preprocess={tag!r})"
     shell = call('load_clip', model=name, pretrained='FILE', preprocess=tag)
-    advice = f'bring them from {place} and use {python_or_shell(python, shell)}'
-    download = lambda: open_clip.pretrained.download_pretrained(cfg)
-    weights = fetched(download, f'the weights {tag!r} of {name!r}', advice)
+    weights = fetched(lambda: open_clip.pretrained.download_pretrained(cfg), f'the weights {tag!r} of {name!r}',
+                      f'bring them from {place} and use {python_or_shell(python, shell)}')
     return Source(config, cfg, Path(weights), f'{name} {tag}')
+
 
 # %% ../../nbs/api/models/05_sources.ipynb #524fe2ff
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
@@ -151,13 +154,12 @@ def _read_parts(path): # `Parts`
 def _source_of_file(name, path, quick_gelu): # `Source`
     "Source for an architecture and a checkpoint file"
     config, path = open_clip.get_model_config(name), Path(path).expanduser()
-    parts, pictures, known = _read_parts(path), {}, None
+    parts, pictures, of_file = _read_parts(path), {}, None
     if checkpoint_format(path) == 'torchscript': # OpenAI's own
-        pictures, known = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai'), True
-    elif parts.modules: pictures, known = module_preprocess(parts), uses_quick_gelu(parts)
-    # the activation function, which weights don't show
-    if quick_gelu is None: quick_gelu = known
-    if quick_gelu is None: quick_gelu = config.get('quick_gelu') or None
+        pictures, of_file = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai'), True
+    elif parts.modules: pictures, of_file = module_preprocess(parts), uses_quick_gelu(parts)
+    if quick_gelu is None: quick_gelu = of_file
+    if quick_gelu is None: quick_gelu = config.get('quick_gelu')
     if quick_gelu is None and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
         f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
         f"{option('quick_gelu', True)} (as OpenAI, MetaCLIP and DFN) or {option('quick_gelu', False)} (as LAION and "
@@ -186,46 +188,45 @@ def preprocessing(source:Source, overrides:dict): # dict
     return settings
 
 # %% ../../nbs/api/models/05_sources.ipynb #ed47b4eb
-def _from_name(name): # `Source`, or None if the name is an architecture's
-    "Source for a single name"
+def _source_by_name(name): # `Source`
+    "Source for a name that is no architecture's"
     if name == 'iconclip': return _source_of_folder(package_data(name), name)
     if name.startswith('hf-hub:'): return _source_on_hub(name)
     if name.startswith('hf:'): return _source_of_transformers_on_hub(name)
     if name.startswith('local-dir:'): return _source_of_folder(name.removeprefix('local-dir:'))
-    if open_clip.get_model_config(name.replace('/', '-')): return None
     path = Path(name).expanduser()
-    if path.is_file():
+    if path.is_file(): # of a whole module
         parts = _read_parts(path)
-        config = module_config(parts) # of a whole module
+        config = module_config(parts)
         check_model_cfg(config, path)
         return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
     if path.is_dir() or name.startswith(('/', '.', '~')): return _source_of_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
+
 # %% ../../nbs/api/models/05_sources.ipynb #976e2d76
 def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, quick_gelu:bool|None): # `Source`
     "Source for the arguments of `load_clip`, with complete preprocessing"
-    source = _from_name(name)
-    if source and (pretrained is not None or quick_gelu is not None): raise ValueError(
-        f"{name!r} brings its weights and its activation function: leave out {option('pretrained')} and "
-        f"{option('quick_gelu')}.")
-    if source is None: source, preprocess = _from_architecture(
-        name.replace('/', '-'), pretrained, preprocess, quick_gelu)
+    architecture, weights = name.replace('/', '-'), str(pretrained)
+    is_tag = bool(open_clip.pretrained.get_pretrained_cfg(architecture, weights))
+    if architecture not in open_clip.list_models():
+        source = _source_by_name(name)
+        if pretrained is not None or quick_gelu is not None: raise ValueError(
+            f"{name!r} brings its weights and its activation function: leave out {option('pretrained')} and "
+            f"{option('quick_gelu')}.")
+    elif pretrained is None: raise ValueError(
+        f"{architecture!r} is an architecture: give weights too, a file or a tag. There are "
+        f"{first_few(open_clip.list_pretrained_tags_by_model(architecture), 6) or 'no tags'}.")
+    elif is_tag or not Path(weights).expanduser().is_file():
+        if is_tag and quick_gelu is not None: raise ValueError(
+            f"The tag {weights!r} has its activation function: leave out {option('quick_gelu')}.")
+        source = _source_of_tag(architecture, weights)
+    else:
+        if isinstance(preprocess, str): # the tag that the file was fine-tuned from
+            if quick_gelu is None: quick_gelu = _tag_uses_quick_gelu(architecture, preprocess)
+            settings = _tag_cfg(architecture, preprocess)
+            preprocess = {k: settings[k] for k in preprocess_keys if k in settings}
+        source = _source_of_file(architecture, weights, quick_gelu)
     source.preprocess = preprocessing(source, preprocess or {})
     return source
 
-def _from_architecture(name, pretrained, preprocess, quick_gelu): # (`Source`, `preprocess` as a dict)
-    "Source for an architecture and a tag or a file"
-    tag = str(pretrained)
-    if pretrained is None: raise ValueError(
-        f"{name!r} is an architecture: give weights too, a file or a tag. There are "
-        f"{first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
-    known = open_clip.pretrained.get_pretrained_cfg(name, tag)
-    if known and quick_gelu is not None: raise ValueError(
-        f"The tag {tag!r} has its activation function: leave out {option('quick_gelu')}.")
-    if known or not Path(tag).expanduser().is_file(): return _source_of_tag(name, tag), preprocess
-    if isinstance(preprocess, str): # a tag, too
-        if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, open_clip.get_model_config(name))
-        settings = _tag_cfg(name, preprocess)
-        preprocess = {k: settings[k] for k in preprocess_keys if k in settings}
-    return _source_of_file(name, tag, quick_gelu), preprocess
