@@ -16,12 +16,15 @@ import pandas as pd, torch
 from torch import nn
 
 from ..base.text import first_few, python_or_shell
+from ..base.files import atomic_path, sha256_file
 from ..base.devices import eval_mode
 from ..weights.safetensors_io import state_hash
+from ..weights.checkpoints import write_state_dict
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
 from .compatible import check_heads, check_pair
-from .save import write_classifier, write_clip
+from .open_clip_config import write_json
+from .save import new_card, round_files, write_clip
 from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from .head import ClassificationHead, zeroshot_head
 from .tower import as_clip, is_own, tower_patterns, write_image_model
@@ -55,7 +58,7 @@ class ImageClassifier(nn.Module):
         self.alpha, self.parents = alpha, list(parents)
         self.metrics, self.recipe = dict(metrics or {}), dict(recipe or {})
         self.text = TextTower(clip.model) if head_from_text else None
-        self.beside = {} # file name -> table or tensors that are saved beside it
+        self.beside = {} # file name -> table (.csv), text, or tensors that are saved beside it
         self.eval()
         rows = len(head.weight)
         if rows != len(self.classnames): raise ValueError(
@@ -241,9 +244,8 @@ def averaged(self:ImageClassifier,
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
-    recipe = dict(parents[-1].recipe)
-    recipe.pop('stored', None) # which is about the parent's folder
-    new.recipe = recipe | (dict(merge=how) if how else {})
+    new.recipe = {k: v for k, v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
+    if how: new.recipe['merge'] = how
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
 
@@ -255,7 +257,17 @@ def save(self:ImageClassifier,
     precision:str|None=None # 'fp16' or 'bf16': round the weights to it, for a folder half as large
 ): # Path
     "Write the classifier as a folder, atomically"
-    write_classifier(self, folder, force, write_image_model if is_own(self.clip) else write_clip, precision)
+    with atomic_path(folder, force=force, kind='classifier') as tmp:
+        if is_own(self.clip): write_image_model(self.clip, tmp)
+        else: write_clip(self.clip, tmp)
+        write_state_dict(self.head.state_dict(), tmp/'head.safetensors')
+        if precision: round_files(tmp, precision)
+        for name, content in self.beside.items():
+            if name.endswith('.csv'): content.to_csv(tmp/name, index=False)
+            elif isinstance(content, str): (tmp/name).write_text(content, encoding='utf-8')
+            else: write_state_dict({k: torch.as_tensor(t) for k, t in content.items()}, tmp/name)
+        files = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}
+        write_json(tmp/'wiseft.json', new_card(self, files, precision))
     return Path(folder)
 
 # %% ../../nbs/api/models/11_classifier.ipynb #4dc422b9
@@ -265,9 +277,9 @@ def check_classifier(
     trains:bool=False # must it be an `ImageClassifier`, or does a module of another class with `classnames` do?
 ):
     "TypeError if it is no classifier"
-    fits = isinstance(classifier, ImageClassifier) if trains else (
-        callable(classifier) and hasattr(classifier, 'classnames'))
-    if not fits: raise TypeError(
+    if isinstance(classifier, ImageClassifier): return
+    if not trains and callable(classifier) and hasattr(classifier, 'classnames'): return
+    raise TypeError(
         f'{call} takes an ImageClassifier, not a {type(classifier).__name__}. Make one by '
         'zeroshot_classifier(load_clip(NAME), CLASSNAMES), or of an image model by '
         'linear_probe(image_model(MODULE, TRANSFORM), CLASSNAMES, IMAGES).')

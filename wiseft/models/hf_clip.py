@@ -129,7 +129,6 @@ def to_transformers(
         for k in new.keys() & {'visual_projection.weight', 'text_projection.weight'}: new[k] = new[k].T
     return _with_separate_qkv({k: t.contiguous() for k,t in new.items()})
 
-
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2fff3cf2
 CLIP_KINDS = 'clip', 'clip_vision_model', 'metaclip_2', 'metaclip_2_vision_model'
 SIGLIP_KINDS = 'siglip', 'siglip_vision_model'
@@ -162,7 +161,6 @@ def _tower_cfg(config, part): # (open_clip's `vision_cfg` or `text_cfg`, activat
     else: cfg |= dict(image_size=settings['image_size'], patch_size=settings['patch_size'], head_width=width//heads)
     return cfg, act
 
-
 # %% ../../nbs/api/models/04_hf_clip.ipynb #6a06735d
 def _clip_config(config, state): # `model_cfg`
     "The architecture of a CLIP in the terms of open_clip"
@@ -176,7 +174,6 @@ def _clip_config(config, state): # `model_cfg`
         end = (config.get('text_config') or {}).get('eos_token_id', 49407)
         new['text_cfg'] |= dict(pool_type='eos', eos_id=end, hf_tokenizer_name='facebook/xlm-v-base')
     return new
-
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #653bce22
 def is_tanh(
@@ -226,7 +223,6 @@ def _siglip_config(config, state): # `model_cfg`
         tokenizer_kwargs=dict(clean='canonicalize'),
         act_kwargs=dict(approximate='none' if act == 'gelu' else 'tanh')) # as torch's GELU calls it
     return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text_cfg)
-
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
 _resampling = {None: None, 2: 'bilinear', 3: 'bicubic'} # Pillow's numbers

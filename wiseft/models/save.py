@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..base.text import BadFile, first_few, python_or_shell
-from ..base.files import atomic_path, existing_folder, sha256_file
+from ..base.files import existing_folder
 from ..base.lazy import open_clip
 from ..weights.tensors import check_finite
 from ..weights.safetensors_io import TensorFile, state_hash
@@ -56,8 +56,12 @@ def round_files(
         write_state_dict(round_weights(TensorFile(path).read(), precision), path, force=True)
 
 # %% ../../nbs/api/models/02_save.ipynb #d8ea317d
-def _card(c, files, precision=None): # dict
-    "Content of `wiseft.json`, with the SHA-256 of the other files"
+def new_card(
+    c, # `ImageClassifier`
+    files:dict, # name -> SHA-256 of the files beside
+    precision:str|None=None # to which the weights are rounded
+): # dict
+    "Content of `wiseft.json`"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     stored, recipe = c.hash, c.recipe
     if precision:
@@ -78,26 +82,6 @@ def _card_hash(card): # 64 hexadecimal digits
     "SHA-256 of all entries of a card but this one"
     others = {k: v for k,v in card.items() if k != 'sha256'}
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
-
-# %% ../../nbs/api/models/02_save.ipynb #cacf6431
-def write_classifier(
-    c,      # `ImageClassifier`
-    folder:str|Path, # to make
-    force:bool, # replace an existing one?
-    write=write_clip, # function of tower and folder
-    precision:str|None=None # 'fp16' or 'bf16': round weights to it, for a folder half as large
-):
-    "Write a classifier as a folder, atomically"
-    with atomic_path(folder, force=force, kind='classifier') as tmp:
-        write(c.clip, tmp)
-        write_state_dict(c.head.state_dict(), tmp/'head.safetensors')
-        if precision: round_files(tmp, precision)
-        for name, content in c.beside.items(): # a table, a text, or tensors
-            if name.endswith('.csv'): content.to_csv(tmp/name, index=False)
-            elif isinstance(content, str): (tmp/name).write_text(content, encoding='utf-8')
-            else: write_state_dict({k: torch.as_tensor(t) for k, t in content.items()}, tmp/name)
-        files = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}
-        write_json(tmp/'wiseft.json', _card(c, files, precision))
 
 # %% ../../nbs/api/models/02_save.ipynb #4bc75e68
 _kinds = dict(classnames=list, templates=list, parents=list, head=(dict, type(None)), alpha=(int, float, type(None)),

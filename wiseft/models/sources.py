@@ -81,7 +81,6 @@ def _source_on_hub(
         source.text_tower = Path(settings)
     return source
 
-
 # %% ../../nbs/api/models/05_sources.ipynb #927de9d9
 def _source_of_transformers_folder(folder, origin): # `Source`
     "Source for a folder with a CLIP of transformers"
@@ -122,7 +121,6 @@ def _tag_uses_quick_gelu(name, tag): # bool
         f"QuickGELU; {call('load_clip', model=f'{name}-quickgelu', pretrained=tag)} gives no warning.")
     return named or needed
 
-
 # %% ../../nbs/api/models/05_sources.ipynb #e6df49f1
 def _source_of_tag(name, tag): # `Source`
     "Source for an architecture and a tag of open_clip"
@@ -135,7 +133,6 @@ def _source_of_tag(name, tag): # `Source`
     weights = fetched(lambda: open_clip.pretrained.download_pretrained(cfg), f'the weights {tag!r} of {name!r}',
                       f'bring them from {place} and use {python_or_shell(python, shell)}')
     return Source(config, cfg, Path(weights), f'{name} {tag}')
-
 
 # %% ../../nbs/api/models/05_sources.ipynb #524fe2ff
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
@@ -203,7 +200,6 @@ def _source_by_name(name): # `Source`
     if path.is_dir() or name.startswith(('/', '.', '~')): return _source_of_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
-
 # %% ../../nbs/api/models/05_sources.ipynb #976e2d76
 def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, quick_gelu:bool|None): # `Source`
     "Source for the arguments of `load_clip`, with complete preprocessing"
@@ -229,4 +225,3 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
         source = _source_of_file(architecture, weights, quick_gelu)
     source.preprocess = preprocessing(source, preprocess or {})
     return source
-
