@@ -104,16 +104,17 @@ def open_source(
     source:Source, precision:str, device:torch.device, name:str, pretrained:str|None,
 ): # `Clip`
     "Build the CLIP of a source"
-    state = source.parts.clip if source.parts else read_state_dict(source.weights)
-    if source.where:
-        size = sum(t.numel() for t in state.values())
-        check_parameters(lambda: build_model(source, 'fp32', 'meta'), size, source.where)
-    model = fill_model(build_model(source, precision, device), state, source.weights, source.origin)
+    state, file = source.state, source.weights
+    if state is None: state = read_state_dict(file)
+    if source.where: # the configuration is a file's: how large would the model be?
+        n = sum(t.numel() for t in state.values())
+        check_parameters(lambda: build_model(source, 'fp32', 'meta'), n, source.where)
+    model = fill_model(build_model(source, precision, device), state, file, source.origin)
     cfg = dict(model.visual.preprocess_cfg)
     if 'crop_pct' in source.preprocess: cfg['crop_pct'] = source.preprocess['crop_pct'] # which open_clip doesn't know
-    provenance = dict(source=source.origin, file=source.weights and source.weights.name)
-    provenance['sha256'] = sha256_file(source.weights) if source.weights else state_hash(state)
-    if source.parts and source.parts.unread: provenance['unread'] = first_few(source.parts.unread, 6)
+    provenance = dict(source=source.origin, file=file.name if file else None,
+                      sha256=sha256_file(file) if file else state_hash(state))
+    if source.unread: provenance['unread'] = first_few(source.unread, 6)
     return Clip(model, source_tokenizer(source), ClipTransform(cfg), crop_transform(cfg), name, pretrained,
                 source.config, cfg, provenance)
 
@@ -141,7 +142,7 @@ def load_clip(
         f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
     clip = open_source(source, precision, device, name, None if pretrained is None else str(pretrained))
-    del source # with the weights of a file
+    del source # which may hold the weights a second time
     release_memory()
     return clip
 
@@ -245,9 +246,11 @@ def fill_tower(
     parts:Parts # `Parts` of a file
 ):
     "Put the image tower of a checkpoint file into a CLIP; BadFile if it doesn't fit or lacks weights"
-    visual, state = {k:v for k,v in parts.clip.items() if k.startswith('visual.')}, clip.model.state_dict()
+    visual = {k: t for k, t in parts.clip.items() if k.startswith('visual.')}
+    state = clip.model.state_dict()
     fill_model(clip.model, state | visual, parts.where, clip.name)
     tower = [k for k, t in state.items() if k.startswith('visual.') and is_weight(t)]
-    if missing := [k for k in tower if k not in visual]: raise BadFile(
+    missing = [k for k in tower if k not in visual]
+    if missing: raise BadFile(
         f'{parts.where} holds {len(tower)-len(missing)} of the {len(tower)} weights of the image tower of {clip.name}. '
         f'It lacks {first_few(missing)}. Save the whole model, torch.save(model.state_dict(), FILE).')

@@ -14,7 +14,6 @@ from ..base.lazy import open_clip, timm
 from ..base.text import BadFile, call, first_few, why_failed
 from ..weights.checkpoints import read_checkpoint, write_state_dict
 from .open_clip_config import read_json, write_json
-from .state_dict_layout import Parts
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #b9b7d6a5
 _block = [('.self_attn.in_proj_', '.attn.in_proj_'), ('.self_attn.out_proj.', '.attn.out_proj.'),
@@ -260,11 +259,12 @@ def first_file(
 
 def read_hub_folder(
     folder:str|Path # with config.json
-): # (`model_cfg`, preprocessing, `Parts`)
+): # (`model_cfg`, preprocessing, file of weights, state dict)
     "A CLIP or SigLIP of transformers in open_clip's layout; BadFile if it is neither"
     where = Path(folder)/'config.json'
     config = read_json(where)
-    if (kind := config.get('model_type')) not in CLIP_KINDS + SIGLIP_KINDS: raise BadFile(
+    kind = config.get('model_type')
+    if kind not in CLIP_KINDS + SIGLIP_KINDS: raise BadFile(
         f"{where}: model_type is {kind!r:.50}. CLIP, MetaCLIP 2 and SigLIP can be loaded from transformers. Load "
         f"another model from open_clip, such as {call('load_clip', model='ViT-B-16-SigLIP2', pretrained='webli')}; "
         "`wiseft models` lists them.")
@@ -281,7 +281,7 @@ def read_hub_folder(
         raise BadFile(
             f'{folder} is no {kind!r} that can be loaded ({why_failed(e)}). Copy or download it again, or load the '
             'same model from open_clip: `wiseft models` lists its models.') from e
-    return settings, preprocess, Parts(str(path), state, {})
+    return settings, preprocess, path, state
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #0399a86b
 def _their_tower(s, heads, act): # of open_clip's `CLIPVisionCfg` or `CLIPTextCfg`

@@ -16,7 +16,7 @@ from ..weights.checkpoints import checkpoint_format, read_checkpoint
 from ..data.hub import reaching_hub
 from .open_clip_config import check_model_cfg, check_preprocess_cfg, read_json
 from .save import config_name, weight_names
-from .state_dict_layout import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
+from .state_dict_layout import find_parts, module_config, module_preprocess, uses_quick_gelu
 from .hf_clip import first_file, hub_weights, read_hub_folder
 
 # %% ../../nbs/api/models/05_sources.ipynb #f2ee0f36
@@ -29,7 +29,8 @@ class Source:
     origin:str       # for people
     where:Path=None  # configuration file of a folder; None for an architecture of open_clip
     hub:bool=False   # does the folder come from the hub, where tokenizers may lie in another place?
-    parts:Parts=None # what was recognized in a checkpoint file
+    state:dict=None  # weights, if they were read already; default: `open_source` reads them
+    unread:list=()   # what a checkpoint file has besides
     text_tower:Path=None # `config.json` of a text tower of transformers
 
 # %% ../../nbs/api/models/05_sources.ipynb #ba91d50b
@@ -85,10 +86,10 @@ def _source_on_hub(
 def _source_of_transformers_folder(folder, origin): # `Source`
     "Source for a folder with a CLIP of transformers"
     where = Path(folder)/'config.json'
-    config, preprocess, parts = read_hub_folder(folder)
+    config, preprocess, weights, state = read_hub_folder(folder)
     check_model_cfg(config, where)
     check_preprocess_cfg(preprocess, where.with_name('preprocessor_config.json'))
-    return Source(config, preprocess, Path(parts.where), origin, where=where, parts=parts)
+    return Source(config, preprocess, weights, origin, where=where, state=state)
 
 # %% ../../nbs/api/models/05_sources.ipynb #05e50c3f
 def _source_of_transformers_on_hub(
@@ -163,7 +164,7 @@ def _source_of_file(name, path, quick_gelu): # `Source`
         f"DataComp), or {option('preprocess', 'TAG')} of the weights that this file was fine-tuned from.")
     config['quick_gelu'] = bool(quick_gelu)
     if not parts.has_text: del config['text_cfg']
-    return Source(config, pictures, path, f'{name} {path.name}', parts=parts)
+    return Source(config, pictures, path, f'{name} {path.name}', state=parts.clip, unread=parts.unread)
 
 # %% ../../nbs/api/models/05_sources.ipynb #b8bb368e
 def preprocessing(source:Source, overrides:dict): # dict
@@ -196,7 +197,8 @@ def _source_by_name(name): # `Source`
         parts = _read_parts(path)
         config = module_config(parts)
         check_model_cfg(config, path)
-        return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
+        return Source(config, module_preprocess(parts), path, path.name, where=path, state=parts.clip,
+                      unread=parts.unread)
     if path.is_dir() or name.startswith(('/', '.', '~')): return _source_of_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 

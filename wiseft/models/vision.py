@@ -13,7 +13,6 @@ from ..base.text import did_you_mean, option, python_or_shell
 from ..base.devices import best_device
 from ..weights.checkpoints import read_state_dict
 from ..data.prompts import find_classnames
-from .state_dict_layout import Parts
 from .sources import Source, fetched
 from .clip import Clip, open_source
 from .head import ClassificationHead
@@ -59,22 +58,18 @@ def load_vision(
     state = read_state_dict(file) if file else model.state_dict()
     if '_conv_stem.weight' in state: # EfficientNet-PyTorch's names, in timm's order
         state = dict(zip(model.state_dict(), state.values(), strict=True))
-    head, own_name = model.get_classifier(), model.pretrained_cfg.get('classifier')
+    dim, head_name = model.get_classifier().in_features, model.pretrained_cfg.get('classifier')
     # how it makes one vector of its features, as open_clip says it
     pool = getattr(model, 'global_pool', None) or getattr(getattr(model, 'head', None), 'global_pool', None)
-    pool = pool if isinstance(pool, str) else getattr(pool, 'pool_type', 'avg')
-    side = model.pretrained_cfg['input_size'][-1]
-    vision = dict(timm_model_name=name.partition('.')[0], timm_pool=pool, timm_proj='none', image_size=side)
-    config = dict(embed_dim=head.in_features, vision_cfg=vision)
+    if not isinstance(pool, str): pool = getattr(pool, 'pool_type', 'avg')
     pictures = timm_preprocess(model)
-    del pictures['size'] # of the configuration
-    # the head apart from the tower
-    own = {k: state.pop(f'{own_name}.{k}') for k in ('weight', 'bias') if f'{own_name}.{k}' in state}
-    tower = {f'visual.trunk.{k}': t for k,t in state.items()}
-    parts = Parts(str(file or name), tower, own)
-    source = Source(config, pictures, Path(file) if file else None, name, parts=parts)
+    vision = dict(timm_model_name=name.partition('.')[0], timm_pool=pool, timm_proj='none',
+                  image_size=pictures.pop('size'))
+    head = {k: state.pop(f'{head_name}.{k}') for k in ('weight', 'bias') if f'{head_name}.{k}' in state}
+    source = Source(dict(embed_dim=dim, vision_cfg=vision), pictures, Path(file) if file else None, name,
+                    state={f'visual.trunk.{k}': t for k, t in state.items()})
     clip = open_source(source, 'fp32', best_device(device), name, file and str(file))
-    if own: clip.own_head = ClassificationHead(**own, normalize=False).to(clip.device)
+    if head: clip.own_head = ClassificationHead(**head, normalize=False).to(clip.device)
     return clip
 
 # %% ../../nbs/api/models/13_vision.ipynb #e1b382d9
@@ -91,8 +86,7 @@ def image_classifier(
     if head is None: raise ValueError(
         f'{clip.name} has no head of its own. Train one on its features: linear_probe(model, classnames, images).')
     if isinstance(rows, dict): rows = [rows[name] for name in names]
-    if rows is None: rows = range(len(head.weight))
-    rows = list(rows)
+    rows = list(range(len(head.weight)) if rows is None else rows)
     bias = None if head.bias is None else head.bias[rows]
     chosen = ClassificationHead(head.weight[rows], bias, normalize=False)
     return ImageClassifier(clip, chosen.to(clip.device), names, alpha=0.)
