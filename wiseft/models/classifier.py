@@ -22,12 +22,12 @@ from ..weights.safetensors_io import state_hash
 from ..weights.checkpoints import write_state_dict
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
-from .compatible import check_heads, check_pair
+from .compatible import check_pair
 from .open_clip_config import write_json
 from .save import new_card, round_files, write_clip
 from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from .head import ClassificationHead, zeroshot_head
-from .tower import as_clip, is_own, tower_patterns, write_image_model
+from .tower import as_clip, tower_patterns, write_image_model
 
 # %% ../../nbs/api/models/11_classifier.ipynb #ff7b236d
 class TextTower(nn.Module):
@@ -226,8 +226,13 @@ def check_averageable(self:ImageClassifier,
     others:list # classifiers
 ):
     "ValueError unless all have the same classes in the same order, the same preprocessing and architecture"
-    for o in others: check_pair(self, o)
-    check_heads([self, *others])
+    for other in others: check_pair(self, other)
+    classifiers = [self, *others]
+    trained_heads = [c for c in classifiers if not c.head_from_text and c.alpha != 0]
+    if trained_heads and any(c.head_from_text for c in classifiers): raise ValueError( # it would be lost
+        f'The head of one classifier ({trained_heads[0].tuning}) was trained, and another one has its head from a '
+        'fine-tuned text tower: there is no average of the two. Average classifiers whose text towers trained with '
+        'one another, and with a zero-shot classifier.')
 
 # %% ../../nbs/api/models/11_classifier.ipynb #29bf370c
 @patch
@@ -258,7 +263,7 @@ def save(self:ImageClassifier,
 ): # Path
     "Write the classifier as a folder, atomically"
     with atomic_path(folder, force=force, kind='classifier') as tmp:
-        if is_own(self.clip): write_image_model(self.clip, tmp)
+        if 'module' in self.clip.config['vision_cfg']: write_image_model(self.clip, tmp)
         else: write_clip(self.clip, tmp)
         write_state_dict(self.head.state_dict(), tmp/'head.safetensors')
         if precision: round_files(tmp, precision)

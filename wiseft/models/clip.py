@@ -198,7 +198,7 @@ def text_features(
 ): # (n, dim), rows of length 1
     "Output of the text tower, with gradients"
     device = token_table(model).weight.device
-    # the tower may have moved without it
+    # the attention mask is the model's own and stays behind if only the text tower moves to a device
     for name, mask in list(model.named_buffers(recurse=False)): setattr(model, name, mask.to(device))
     return unit_length(model.encode_text(tokens.to(device)))
 

@@ -53,8 +53,7 @@ def load_classifier(
     normalize = (card.get('head') or {}).get('normalise') is not False
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     try:
-        weights = {k: t.float() for k, t in head_state.items()}
-        head = ClassificationHead(**weights, normalize=normalize).to(clip.device)
+        head = ClassificationHead(**head_state, normalize=normalize).to(clip.device)
         return ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
     except (TypeError, ValueError) as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
@@ -71,8 +70,7 @@ def _classifier_from_checkpoint(path, base, classnames, device, precision): # `I
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if base is None else base
-    weights = {k: t.float() for k, t in parts.head.items()}
-    head = ClassificationHead(**weights, normalize=parts.normalizes).to(clip.device)
+    head = ClassificationHead(**parts.head, normalize=parts.normalizes).to(clip.device)
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
     if classnames is None: classnames = [f'class {i}' for i in range(len(head.weight))]
     c = ImageClassifier(clip, head, find_classnames(classnames), alpha=1., recipe=recipe)
@@ -123,9 +121,9 @@ def _classifier_from_adapter(folder, base): # `ImageClassifier`
     siglip = hasattr(getattr(base.visual, 'trunk', None), 'attn_pool')
     planned = _steps_of_adapter(adapter, folder, 'meta', siglip) # shapes alone: the matrices may be large
     shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()}
-    texts = any(not k.startswith(('visual.', 'head.')) for k in shapes)
-    new = (base.with_text() if texts else base).copy()
-    state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()}
+    changes_text = any(not k.startswith(('visual.', 'head.')) for k in shapes)
+    new = (base.with_text() if changes_text else base).copy()
+    state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()} # the tensors of `new` themselves
     if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
     _check_places(adapter, folder, shapes, state, base.clip.name)
     for k, step in _steps_of_adapter(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k])

@@ -20,7 +20,7 @@ class Parts:
     clip:dict            # name → tensor as in a model of open_clip: `visual.…`, and the text tower's if it is whole
     head:dict            # `weight` and perhaps `bias` of a linear head
     modules:dict=field(default_factory=dict) # records of the CLIP's modules, where a whole module was saved
-    records:dict=field(default_factory=dict) # of all modules, under the file's own names
+    all_modules:dict=field(default_factory=dict) # of the whole file, under its own names
     normalizes:bool=True # does the head normalize its input? wise-ft's files say it
     unread:list=field(default_factory=list)  # what was not read
     @property
@@ -92,14 +92,6 @@ def find_parts(
         normalizes=head_module is None or head_module.attributes.get('normalize') is not False,
         unread=[k for k in state if k not in used_keys] + list(weights.unread))
 
-# %% ../../nbs/api/models/03_state_dict_layout.ipynb #eb451b3b
-def _n_blocks(state, prefix): # number of blocks of a transformer
-    rest = [k.removeprefix(prefix) for k in state if k.startswith(prefix)]
-    return 1 + max(int(k.split('.')[0]) for k in rest)
-
-def _n_heads(parts, name): # as a file claims, which `check_model_cfg` and open_clip judge
-    return parts.modules[name].attributes['num_heads']
-
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
 def uses_quick_gelu(
     parts:Parts
@@ -112,20 +104,22 @@ def module_config(
     parts:Parts
 ): # open_clip's `model_cfg`; without 'text_cfg' where there is no text tower
     "Architecture of a ViT's CLIP saved as a module; BadFile if the file doesn't say it"
-    state = parts.clip
+    state, visual, text = parts.clip, 'visual.transformer.resblocks.', 'transformer.resblocks.'
+    def n_layers(blocks): # whose names begin with their number
+        return 1 + max(int(k.removeprefix(blocks).split('.')[0]) for k in state if k.startswith(blocks))
+    def n_heads(blocks): return parts.modules[f'{blocks}0.attn'].attributes['num_heads'] # as the file claims
     try:
-        block, (width, _, patch, _) = 'visual.transformer.resblocks.', state['visual.conv1.weight'].shape
+        width, _, patch, _ = state['visual.conv1.weight'].shape
         side = math.isqrt(len(state['visual.positional_embedding'])-1)
-        hidden = len(state[f'{block}0.mlp.c_fc.weight'])
-        vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_n_blocks(state, block),
-                      head_width=width//_n_heads(parts, f'{block}0.attn'), mlp_ratio=hidden/width)
+        hidden = len(state[f'{visual}0.mlp.c_fc.weight'])
+        vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=n_layers(visual),
+                      head_width=width//n_heads(visual), mlp_ratio=hidden/width)
         config = dict(embed_dim=state['visual.proj'].shape[1], quick_gelu=bool(uses_quick_gelu(parts)),
                       vision_cfg=vision)
         if parts.has_text:
-            block, (vocabulary, width) = 'transformer.resblocks.', state['token_embedding.weight'].shape
-            length, heads = len(state['positional_embedding']), _n_heads(parts, block+'0.attn')
-            config['text_cfg'] = dict(context_length=length, vocab_size=vocabulary, width=width, heads=heads,
-                                      layers=_n_blocks(state, block))
+            vocabulary, width = state['token_embedding.weight'].shape
+            config['text_cfg'] = dict(context_length=len(state['positional_embedding']), vocab_size=vocabulary,
+                                      width=width, heads=n_heads(text), layers=n_layers(text))
         return config
     except (LookupError, TypeError, ValueError, ArithmeticError) as e: raise BadFile(
         f"{parts.where} doesn't say its architecture ({why_failed(e)}). Give it, or the model that it was fine-tuned "
@@ -136,10 +130,14 @@ def module_preprocess(
     parts:Parts
 ): # dict with 'mean' and 'std', or {}
     "Preprocessing saved with a module, such as wise-ft's `val_preprocess`"
-    saved = [m.attributes.get('val_preprocess') for m in parts.records.values()]
-    steps = [m.attributes.get('transforms') for m in saved if type(m) is Stub]
-    stubs = [x for s in steps if type(s) is list for x in s if type(x) is Stub]
-    scale = next((x.attributes for x in stubs if x.kind.endswith('.Normalize')), {})
-    settings = {k: list(scale[k]) for k in ('mean', 'std') if isinstance(scale.get(k), (list, tuple))}
-    check_preprocess_cfg(settings, parts.where)
-    return settings
+    for module in parts.all_modules.values():
+        transform = module.attributes.get('val_preprocess')
+        steps = transform.attributes.get('transforms') if type(transform) is Stub else None
+        if type(steps) is not list: continue
+        for step in steps:
+            if type(step) is Stub and step.kind.endswith('.Normalize'):
+                colors = {k: step.attributes.get(k) for k in ('mean', 'std')}
+                settings = {k: list(v) for k, v in colors.items() if isinstance(v, (list, tuple))}
+                check_preprocess_cfg(settings, parts.where)
+                return settings
+    return {}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_layer', 'split_head', 'read_transform', 'image_model',
-           'as_clip', 'timm_preprocess', 'is_own', 'write_image_model', 'read_image_model', 'tower_patterns',
-           'tower_positions', 'tower_blocks', 'transformer_matrices']
+           'as_clip', 'timm_preprocess', 'write_image_model', 'read_image_model', 'tower_patterns', 'tower_positions',
+           'tower_blocks', 'transformer_matrices']
 
 # %% ../../nbs/api/models/10_tower.ipynb #01ae1f76
 import math, torch
@@ -210,12 +210,6 @@ def _from_open_clip(model): # `Clip`
 
 # %% ../../nbs/api/models/10_tower.ipynb #77478ccd
 own_config, own_weights = 'image_model.json', 'image_model.safetensors'
-
-def is_own(
-    clip:Clip
-): # bool
-    "Whether this is a wrapped module"
-    return 'module' in clip.config['vision_cfg']
 
 def write_image_model(
     clip:Clip, # of `image_model`
