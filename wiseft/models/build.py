@@ -123,9 +123,9 @@ def source_tokenizer(
 ): # list of texts -> (n, context length) token ids; None without a text tower
     "The tokenizer of a source; an error says what is missing"
     if 'text_cfg' not in source.config: return None
-    text, is_local = source.config['text_cfg'], source.where is not None and not source.hub
-    length, name = text.get('context_length', 77), text.get('hf_tokenizer_name')
-    options = text.get('tokenizer_kwargs') or {}
+    text, is_local = source.config['text_cfg'], bool(source.where) and not source.hub
+    length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
+    name = text.get('hf_tokenizer_name')
     if name and is_local: # of `transformers`, with files of the folder
         name = source.where.parent
         refuse_programs(name)
@@ -134,8 +134,9 @@ def source_tokenizer(
         with nullcontext() if is_local else reaching_hub(): return open_clip.tokenizer.HFTokenizer(
             name, length, tokenizer_mode=text.get('tokenizer_mode'), local_files_only=is_local,
             trust_remote_code=False, **options)
-    except Exception as e: raise (BadFile if is_local else RuntimeError)(
-        f"Could not load the tokenizer of {source.where.parent if is_local else source.origin} ({why_failed(e)}). It "
-        "needs transformers (pip install transformers), and without a network its files (tokenizer.json, "
-        f"tokenizer_config.json, …) in a folder with {config_name} and the weights: "
-        f"{call('load_clip', model='local-dir:FOLDER')}.") from e
+    except Exception as e:
+        error, where = (BadFile, source.where.parent) if is_local else (RuntimeError, source.origin)
+        raise error(
+            f'Could not load the tokenizer of {where} ({why_failed(e)}). It needs transformers (pip install '
+            'transformers), and without a network its files (tokenizer.json, tokenizer_config.json, …) in a folder '
+            f"with {config_name} and the weights: {call('load_clip', model='local-dir:FOLDER')}.") from e

@@ -95,18 +95,13 @@ def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     "Embeddings of texts, cached if there are many"
     if len(texts) < MANY: return clip.encode_text(texts)
     if not keep: return clip.encode_text(texts, progress=True)
-    # the cache has them by token ids, weights, layers and device
     model, ids = clip.model, torch.as_tensor(clip.tokenizer(texts))
-    tower = [(n, str(m)) for n, m in model.named_children() if n != 'visual']
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith('visual.')}
-    hashes = state_hash(weights), state_hash(dict(ids=ids))
-    device = token_table(model).weight.device.type
-    versions = __version__, open_clip.__version__
-    folder = cache_entry('texts', [*versions, tower, clip.config, *hashes, device])
+    layers = [(n, str(m)) for n, m in model.named_children() if n != 'visual']
+    weights = {k: t for k, t in model.state_dict().items() if not k.startswith('visual.')}
+    folder = cache_entry('texts', [__version__, open_clip.__version__, layers, clip.config, state_hash(weights),
+                                   state_hash(dict(ids=ids)), token_table(model).weight.device.type])
     kept = open_entry(folder)
-    if kept:
-        rows = kept.data.reshape(len(kept), -1).copy()
-        return torch.from_numpy(rows).to(clip.device)
+    if kept: return torch.from_numpy(kept.data.reshape(len(kept), -1).copy()).to(clip.device)
     rows = clip.encode_text(texts, progress=True)
     if rows.dtype == torch.float32: write_entry(folder, rows.cpu().numpy(), name=f'prompts for {clip.name}')
     return rows

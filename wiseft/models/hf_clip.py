@@ -13,7 +13,7 @@ from torch import nn
 from ..base.lazy import open_clip, timm
 from ..base.text import BadFile, call, first_few, why_failed
 from ..weights.checkpoints import read_checkpoint, write_state_dict
-from .open_clip_config import read_json, write_json
+from .open_clip_config import check_model_cfg, check_preprocess_cfg, read_json, write_json
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #b9b7d6a5
 _block = [('.self_attn.in_proj_', '.attn.in_proj_'), ('.self_attn.out_proj.', '.attn.out_proj.'),
@@ -259,7 +259,7 @@ def first_file(
 
 def read_hub_folder(
     folder:str|Path # with config.json
-): # (`model_cfg`, preprocessing, file of weights, state dict)
+) -> dict: # fields of a `Source`: config, preprocess, weights, state, where
     "A CLIP or SigLIP of transformers in open_clip's layout; BadFile if it is neither"
     where = Path(folder)/'config.json'
     config = read_json(where)
@@ -275,13 +275,15 @@ def read_hub_folder(
     state, siglip = read_checkpoint(path).state, kind in SIGLIP_KINDS
     try:
         state = from_transformers(state, siglip)
-        settings = _siglip_config(config, state) if siglip else _clip_config(config, state)
+        model_cfg = _siglip_config(config, state) if siglip else _clip_config(config, state)
         preprocess = _read_preprocess(where.parent)
     except Exception as e: # of torch or of Python: the files decide which
         raise BadFile(
             f'{folder} is no {kind!r} that can be loaded ({why_failed(e)}). Copy or download it again, or load the '
             'same model from open_clip: `wiseft models` lists its models.') from e
-    return settings, preprocess, path, state
+    check_model_cfg(model_cfg, where)
+    check_preprocess_cfg(preprocess, where.with_name('preprocessor_config.json'))
+    return dict(config=model_cfg, preprocess=preprocess, weights=path, state=state, where=where)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #0399a86b
 def _their_tower(s, heads, act): # of open_clip's `CLIPVisionCfg` or `CLIPTextCfg`
@@ -316,14 +318,14 @@ def _their_siglip_config(clip): # content of `config.json`
     if not pools or not _siglip_text_cfg.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
-    names = {True: 'gelu_pytorch_tanh', False: 'gelu'} # is it the tanh approximation?
     trunk, t = clip.model.visual.trunk, open_clip.CLIPTextCfg(**text)
     block, patches = trunk.blocks[0], trunk.patch_embed
+    image_act = 'gelu_pytorch_tanh' if is_tanh(trunk) else 'gelu'
+    text_act = 'gelu_pytorch_tanh' if (t.act_kwargs or {}).get('approximate') == 'tanh' else 'gelu'
     pictures = dict(
         hidden_size=trunk.embed_dim, num_hidden_layers=len(trunk.blocks), num_attention_heads=block.attn.num_heads,
-        intermediate_size=block.mlp.fc1.out_features, hidden_act=names[is_tanh(trunk)], layer_norm_eps=1e-6,
+        intermediate_size=block.mlp.fc1.out_features, hidden_act=image_act, layer_norm_eps=1e-6,
         image_size=clip.image_size[0], patch_size=patches.patch_size[0])
-    text_act = names[(t.act_kwargs or {}).get('approximate') == 'tanh']
     words = _their_tower(t, t.heads, text_act) | dict(
         vocab_size=t.vocab_size, max_position_embeddings=t.context_length, projection_size=clip.dim)
     return dict(architectures=['SiglipModel'], model_type='siglip', vision_config=pictures, text_config=words)

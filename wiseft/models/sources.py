@@ -35,10 +35,10 @@ class Source:
 
 # %% ../../nbs/api/models/05_sources.ipynb #ba91d50b
 def _source_of_folder(folder, origin=None, hub=False): # `Source`
-    "Source for a folder in the hub's layout"
+    "Source for a folder in the layout of open_clip or transformers"
     folder = existing_folder(Path(folder).expanduser())
     where, origin = folder/config_name, origin or folder.name
-    if (folder/'config.json').is_file() and not where.exists(): return _source_of_transformers_folder(folder, origin)
+    if (folder/'config.json').is_file() and not where.exists(): return Source(origin=origin, **read_hub_folder(folder))
     settings = read_json(where)
     config, preprocess = settings.get('model_cfg'), settings.get('preprocess_cfg') or {}
     check_model_cfg(config, where)
@@ -69,27 +69,20 @@ def _source_on_hub(
 ): # `Source`
     "Source for a model on the hub"
     repo, download = name.removeprefix('hf-hub:'), open_clip.pretrained.download_pretrained_from_hf
-    advice = (f'bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
-              f"https://huggingface.co/{repo} into a folder and use {call('load_clip', model='local-dir:FOLDER')}")
-    config = fetched(lambda: download(repo, filename=config_name), f'the configuration of {name}', advice)
-    fetched(lambda: download(repo), f'the weights of {name}', advice)
+    files = (f'{config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
+             f'https://huggingface.co/{repo}')
+    then = f"into a folder and use {call('load_clip', model='local-dir:FOLDER')}"
+    config = fetched(lambda: download(repo, filename=config_name), f'the configuration of {name}',
+                     f'bring {files} {then}')
+    fetched(lambda: download(repo), f'the weights of {name}', f'bring {files} {then}')
     source = _source_of_folder(Path(config).parent, name, hub=True)
     tower = (source.config.get('text_cfg') or {}).get('hf_model_name')
     if tower:
-        advice += f'; the folder needs config.json (and tokenizer files) of https://huggingface.co/{tower}, too'
+        files += f' and config.json (and tokenizer files) of https://huggingface.co/{tower}'
         settings = fetched(lambda: download(tower, filename='config.json'),
-                           f'the settings of the text tower of {name}', advice)
+                           f'the settings of the text tower of {name}', f'bring {files} {then}')
         source.text_tower = Path(settings)
     return source
-
-# %% ../../nbs/api/models/05_sources.ipynb #927de9d9
-def _source_of_transformers_folder(folder, origin): # `Source`
-    "Source for a folder with a CLIP of transformers"
-    where = Path(folder)/'config.json'
-    config, preprocess, weights, state = read_hub_folder(folder)
-    check_model_cfg(config, where)
-    check_preprocess_cfg(preprocess, where.with_name('preprocessor_config.json'))
-    return Source(config, preprocess, weights, origin, where=where, state=state)
 
 # %% ../../nbs/api/models/05_sources.ipynb #05e50c3f
 def _source_of_transformers_on_hub(
@@ -103,7 +96,7 @@ def _source_of_transformers_on_hub(
     patterns = [*files, '*.index.json', 'processor_config.json', '*token*', 'spiece.model']
     fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=patterns)
     folder = fetched(fetch, f'{first_few(files)} of {name}', advice)
-    return _source_of_transformers_folder(folder, name)
+    return Source(origin=name, **read_hub_folder(folder))
 
 # %% ../../nbs/api/models/05_sources.ipynb #55de7377
 def _tag_cfg(name, tag): # dict
