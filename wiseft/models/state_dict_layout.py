@@ -30,9 +30,9 @@ class Parts:
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #0fa82303
 def _prefixes_before(names, part): # set of str
-    "Prefix of a part's names"
-    places = {k: f'.{k}'.find(f'.{part}') for k in names}
-    return {k[:i] for k,i in places.items() if i >= 0}
+    "What stands before a part, in the names that have it"
+    found = [re.match(rf'(|.*?\.){re.escape(part)}', name, re.DOTALL) for name in names]
+    return {m[1] for m in found if m}
 
 def _prefix_of_tower(names, where): # what stands before the tower's names; None if there is no tower
     "Find the image tower; BadFile if there are several"
@@ -60,9 +60,10 @@ def _find_head(state, tower): # dict 'weight', perhaps 'bias' -> name
 def _clip_names(names, tower): # dict name in open_clip -> name
     "Names of the CLIP that a tower belongs to, or of the tower alone"
     if tower is None: return {}
-    alone = not f'.{tower}'.endswith('.visual.')
-    before = tower if alone else tower.removesuffix('visual.')
-    return {('visual.' if alone else '') + k.removeprefix(before): k for k in names if k.startswith(before)}
+    if tower == 'visual.' or tower.endswith('.visual.'): # in a CLIP
+        before = tower.removesuffix('visual.')
+        return {k.removeprefix(before): k for k in names if k.startswith(before)}
+    return {'visual.' + k.removeprefix(tower): k for k in names if k.startswith(tower)}
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #f884c482
 def find_parts(
@@ -79,18 +80,17 @@ def find_parts(
         f'{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a '
         f'head (classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}. Load weights of '
         f"transformers by their folder, with its config.json: {call('load_clip', model='FOLDER')}.")
-    names = {new: k for new, k in _clip_names(state, tower).items() if k not in head.values()}
-    # wise-ft takes the transformer out of the text tower
-    if not any('transformer.' in new for new in names if not new.startswith('visual.')):
-        names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
-    used_keys = {*names.values(), *head.values()}
-    modules = {new: weights.modules[k] for new, k in _clip_names(weights.modules, tower).items()}
+    names = {ours: k for ours, k in _clip_names(state, tower).items() if k not in head.values()}
+    has_blocks = any('transformer.' in ours for ours in names if not ours.startswith('visual.'))
+    if not has_blocks: # wise-ft takes the transformer out of the text tower
+        names = {ours: k for ours, k in names.items() if ours.startswith(('visual.', 'logit_'))}
+    modules = {ours: weights.modules[k] for ours, k in _clip_names(weights.modules, tower).items()}
     head_module = weights.modules.get(head['weight'].rpartition('.')[0]) if head else None
+    normalizes = head_module is None or head_module.attributes.get('normalize') is not False
+    used_keys = {*names.values(), *head.values()}
     return Parts(
-        str(where), {new: state[k] for new, k in names.items()}, {kind: state[k] for kind, k in head.items()},
-        modules, weights.modules,
-        normalizes=head_module is None or head_module.attributes.get('normalize') is not False,
-        unread=[k for k in state if k not in used_keys] + list(weights.unread))
+        str(where), {ours: state[k] for ours, k in names.items()}, {kind: state[k] for kind, k in head.items()},
+        modules, weights.modules, normalizes, [k for k in state if k not in used_keys] + list(weights.unread))
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
 def uses_quick_gelu(
