@@ -247,6 +247,17 @@ def test_changed_folders_of_classifiers(change, tmp_path):
     assert "c/wiseft.json was changed since it was saved" in message and 'take its line "sha256" out' in message
 
 
+def test_weights_are_held_against_their_hash(tmp_path):
+    "Also where the card's own hash is gone, as in folders of an earlier version."
+    pico_classifier(["cat", "dog"]).save(tmp_path / "c")
+    card = json.loads((tmp_path / "c/wiseft.json").read_text())
+    del card["sha256"]
+    (tmp_path / "c/wiseft.json").write_text(json.dumps(card))
+    assert not warnings_of(load_classifier, tmp_path / "c")
+    other_head(tmp_path / "c")
+    assert "c holds other weights than were saved" in warnings_of(load_classifier, tmp_path / "c")
+
+
 SWEEPS = {
     "itself": (Colors(1), (0.5,), "weight-space", "The two classifiers have the same weights"),
     "alpha 2": (Colors(1, 0.1), (0.5, 2), "weight-space", "alpha is 2, outside 0…1"),

@@ -54,9 +54,14 @@ def load_classifier(
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     try:
         head = ClassificationHead(**head_state, normalize=normalize).to(clip.device)
-        return ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
+        c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
     except (TypeError, ValueError) as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
+    # others are rounded on the way
+    if c.precision == card['precision'] == 'fp32' and c.hash != card['hash']: raise BadFile(
+        f"{folder} holds other weights than were saved: their hash is {c.hash[:12]}…, and its wiseft.json says "
+        f"{card['hash'][:12]}…. Copy the folder again.")
+    return c
 
 # %% ../../nbs/api/models/12_load.ipynb #c405fad0
 def _classifier_from_checkpoint(path, base, classnames, device, precision): # `ImageClassifier`
