@@ -17,16 +17,17 @@ BROKEN = r"""cells => cells.filter(cell => {
 def kept(suite):
     "What the committed predictions say of one seed, as `sweep` would have kept it."
     import numpy as np
-    from wiseft.infer.scores import KeptPredictions, all_classes, image_rows
+    from wiseft.infer.scores import KeptPredictions, image_rows
 
     sets = suite.datasets()
-    rows, classes = image_rows(sets, "test"), all_classes(sets)
+    rows = image_rows(sets, "test")
+    classes = rows.label.cat.categories
     table = pd.read_csv(ICONS / "predictions.csv.gz", dtype=str, keep_default_na=False).set_index(["dataset", "file"])
     table = table.loc[list(zip(rows.dataset, rows.file))]
 
     def of(column, method, alpha):
         who = dict(classifier="iconclip", tuning="", method=method, alpha=alpha, precision="fp32", seed=SEED)
-        return who, pd.Index(classes).get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
+        return who, classes.get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
 
     methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5),
                f"fine-tuned seed {SEED}": ("fine-tuned", 1.0)}

@@ -23,11 +23,12 @@ from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
+from .prefetch import sent
 from .inference import check_nan, check_shape, common_transform, each_batch, evaluation_context
 from .members import Member, member
 from .shared_layers import shared_layers
-from .scores import KeptPredictions, Metric, Outcome, all_classes, chosen_metrics, class_positions
-from .scores import image_rows, prediction_rows, score
+from .scores import KeptPredictions, Metric, Outcome, chosen_metrics, distinct_names, image_rows
+from .scores import prediction_rows, score
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #90e7e593
 def columns_per_image(
@@ -37,19 +38,21 @@ def columns_per_image(
     **kwargs    # of `each_batch`
 ) -> dict: # name -> dict column -> (n, …) array
     "Columns per image of each member on a set, `predicted` first; NaN, or class -1, for unreadable images"
-    initial = [m for m in members.values() if m.identity['method'] in INITIAL]
-    labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
+    initial = [name for name, m in members.items() if m.identity['method'] in INITIAL]
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
-    def columns_of_batch(idx, batch): # indices, (name, column) -> (n, …) tensor
-        whole = idx[-1]-idx[0] == len(idx)-1
-        place = slice(idx[0], idx[-1]+1) if whole else idx # a slice sends no indices to the device
-        first = _outputs(initial[0], batch, images) if len(initial) == 1 else None # others are compared with it
-        columns = {}
+    all_labels = torch.as_tensor(images.labels)
+    def columns_of_batch(idx, batch): # numbers of the images, dict device -> the images there
+        labels = {device: sent(all_labels[idx], device) for device in batch}
+        outputs, columns = {}, {} # name -> (n, n_classes); (name, column) -> (n, …)
         for name, m in members.items():
-            outputs = _outputs(m, batch, images)
-            outcome = Outcome(outputs, labels[m.device][place], first)
+            outputs[name] = m(batch[m.device])
+            if m.classnames != images.classnames: outputs[name] = images.project(outputs[name])
+            check_shape(outputs[name], images, m.name)
+        start = outputs[initial[0]] if len(initial) == 1 else None # what 'KL from start' compares with
+        for name, m in members.items():
+            outcome = Outcome(outputs[name], labels[m.device], start)
             columns[name, 'predicted'] = outcome.predicted
-            columns[name, 'nan'] = outputs.isnan().any(1)
+            columns[name, 'nan'] = outcome.outputs.isnan().any(1)
             for metric in metrics:
                 if metric.per_image: columns[name, metric.column] = torch.as_tensor(metric.per_image(outcome))
         return idx, columns
@@ -66,14 +69,6 @@ def columns_per_image(
             out[name][k][rows] = column
     for name, m in members.items(): check_nan(out[name].pop('nan'), images, m.name)
     return out
-
-# %% ../../nbs/api/infer/05_evaluation.ipynb #7ac94bf4
-def _outputs(member, batch, images): # (n, n_classes)
-    "Outputs of a member for a batch, projected to the classes of the set unless it has these"
-    outputs = member(batch[member.device])
-    if member.classnames != images.classnames: outputs = images.project(outputs)
-    check_shape(outputs, images, member.name)
-    return outputs
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
 @our_names
@@ -105,20 +100,20 @@ def evaluate(
     kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else []
     first = next(iter(members.values()))
     say_device(first.device, first.identity['precision'], progress)
-    options = dict(batch_size=batch_size, workers=workers, progress=progress)
     columns, n_images = {}, sum(map(len, datasets.values())) # dataset -> name -> column -> (n,) array
     for d in sorted(datasets, key=lambda d: datasets[d].role != 'control'): # control sets first: some are refused
-        images, here = datasets[d], members
-        if images.role == 'control': here = {n: m.on(images) for n, m in members.items()}
+        images = datasets[d]
+        here = {n: m.on(images) for n, m in members.items()}
         later = 0 if columns else n_images-len(images) # the first set tells how long all will take
-        columns[d] = columns_per_image(here, images, metrics + kept, later=later, **options)
+        columns[d] = columns_per_image(here, images, metrics + kept, batch_size=batch_size, workers=workers,
+                                       progress=progress, later=later)
         if images.role == 'control': check_better_than_chance(here, columns[d], images)
     precision_column = _agreement_with_fp32(members, columns, datasets)
     identities = {n: m.identity | precision_column for n, m in members.items()}
     def results():
         _warn_of_copies(members, suite, datasets, progress)
-        _warn_of_labels(columns, datasets)
-        table, predictions = _results_and_predictions(identities, columns, datasets, split, metrics)
+        _warn_of_exchanged_classes(columns, datasets)
+        table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics)
         if first.device.type == 'cpu': table = table.assign(threads=str(torch.get_num_threads()))
         return (table, predictions) if keep_predictions else table
     return in_first_process(results)
@@ -138,23 +133,22 @@ def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, di
     return suite, datasets | control_sets(control or (), datasets)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #b0c1a001
-def _results_and_predictions(identities, columns, datasets, split, metrics): # results table, `KeptPredictions`
-    "Score the columns of each member"
-    rows, classes = image_rows(datasets, split), all_classes(datasets)
-    # where a class of a set stands among all; -1 (unreadable) counts from the end
-    codes = {d: np.array([*class_positions(images, classes), -1], np.int32) for d, images in datasets.items()}
-    members = []
+def _table_and_predictions(identities, columns, datasets, split, metrics): # results table, `KeptPredictions`
+    "Join the columns per image of all sets, and score them for each member"
+    rows, members = image_rows(datasets, split), []
+    classes = rows.label.cat.categories # of all sets; where does each class of a set stand there?
+    positions = {d: classes.get_indexer(distinct_names(images.classnames)) for d, images in datasets.items()}
+    positions = {d: np.append(p, -1).astype(np.int32) for d, p in positions.items()} # the last is for -1, unreadable
     for n, who in identities.items():
-        predicted = np.concatenate([codes[d][columns[d][n]['predicted']] for d in datasets])
-        of_sets = [columns[d][n] for d in datasets]
-        numbers = {k: np.concatenate([of_set[k] for of_set in of_sets]) for k in of_sets[0] if k != 'predicted'}
-        members.append((who, predicted, numbers))
+        of_sets = [columns[d][n] | dict(predicted=positions[d][columns[d][n]['predicted']]) for d in datasets]
+        joined = {k: np.concatenate([of_set[k] for of_set in of_sets]) for k in of_sets[0]}
+        members.append((who, joined.pop('predicted'), joined))
     tables = [score(prediction_rows(rows, *m), metrics) for m in members]
     return pd.concat(tables, ignore_index=True), KeptPredictions(rows, members)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
 def _agreement_with_fp32(members, columns, datasets): # dict(precision=…); {} if all members are in fp32
-    "Agreement of rounded classifiers' predictions with those in fp32 on a sample of images, for the table"
+    "How often rounded classifiers predict as in fp32, on a sample of the first set, for the table"
     exact = {n: m.exact() for n, m in members.items() if m.rounded}
     if not exact: return {}
     d, images = next(iter(datasets.items()))
@@ -192,9 +186,8 @@ def was_trained_on(
     parts = images, images.split((.1,))[0]
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
-def _warn_of_labels(columns, datasets):
-    "Warn of images that several sets have, and of classes that most members take for each other"
-    for sentence in copies(datasets): warn_user(sentence)
+def _warn_of_exchanged_classes(columns, datasets):
+    "Warn of classes that most members take for each other, in a ring"
     for d, images in datasets.items():
         predictions = [of_member['predicted'] for of_member in columns[d].values()]
         rings = Counter(ring for p in predictions for ring in exchanged_classes(images.labels, p))
@@ -204,21 +197,24 @@ def _warn_of_labels(columns, datasets):
                 f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
                 'their folders, or their names, exchanged?')
 
+
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7256f44b
 _compared = set() # fingerprints of training images and test sets
 
 def _warn_of_copies(members, suite, datasets, progress):
-    "Warn of sets with near-duplicates of training images; say what was not compared"
+    "Warn of images that several sets have, and of near-duplicates of training images; say what was not compared"
+    for sentence in copies(datasets): warn_user(sentence)
     def embedded(images): return images.root is not None and cache_root() in Path(images.root).parents
-    datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these have no such copies
-    trained = {} # fingerprint of training images -> a member that was trained on them
+    datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these have no near-duplicates
+    trained = {} # fingerprint of training images -> name of a member that was trained on them
     for m in members.values():
-        for c in m.modules:
-            if recipe := getattr(c, 'recipe', None): trained.setdefault(recipe.get('images'), m.name)
+        for module in m.modules:
+            recipe = getattr(module, 'recipe', None)
+            if recipe: trained.setdefault(recipe.get('images'), m.name)
     key = *trained, *(images.fingerprint for images in datasets.values())
     if not datasets or key in _compared: return
     _compared.add(key)
-    training, unknown = {}, [] # member -> small training images; members whose images are not known here
+    training, unknown = {}, [] # name -> small training images; members whose images are not known here
     for fingerprint, name in trained.items():
         small = training_thumbnails(fingerprint)
         if small is None: unknown.append(name)

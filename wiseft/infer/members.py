@@ -42,14 +42,14 @@ def control_head(
     if set(images.classnames) == set(classifier.classnames): warn_user(
         f'{images.name!r} has the classes of the task. A control set is of another task.')
     words = {c: words_of(c.replace('_', ' ')) for c in images.classnames}
-    unseen = set(unseen_words(clip, sum(words.values(), [])))
-    unknown = [c for c in words if unseen & set(words[c])]
+    unseen = unseen_words(clip, [word for of_class in words.values() for word in of_class])
+    unknown = [c for c, of_class in words.items() if set(of_class) & set(unseen)]
     if 2*len(unknown) >= len(images.classnames): raise ValueError(
         f'{images.name!r} is not a control set for {clip.name}, which never or hardly saw words of {len(unknown)} of '
         f'its {len(images.classnames)} class names in training, such as {first_few(unknown)}. Use other words, or '
         'leave the set out.')
-    keep = not getattr(classifier, 'head_from_text', False) # texts of a tower that trains never come again
-    return zeroshot_head(clip, images.classnames, images.templates or usual_templates(clip), keep)
+    trains = getattr(classifier, 'head_from_text', False) # the text tower, whose embeddings never come again
+    return zeroshot_head(clip, images.classnames, images.templates or usual_templates(clip), keep=not trains)
 
 # %% ../../nbs/api/infer/02_members.ipynb #82d7f604
 class Member:
@@ -69,7 +69,8 @@ class Member:
         if self.batch is not x: self.batch, self.outputs = x, self.compute(x)
         return self.outputs
     def on(self, images:ImageSet): # `Member`
-        "The same member with the head and classes of a control set, built once"
+        "The same member; on a control set one with its head and classes, built once"
+        if images.role != 'control': return self
         if self.control_set is not images: self.control_set, self.on_control = images, self.control(images)
         return self.on_control
     @property

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'MIN_GROUPS', 'PREDICTIONS', 'Outcome', 'Metric', 'add_metric', 'groups_of', 'numbers_per_image',
-           'value_and_interval', 'chosen_metrics', 'all_classes', 'class_positions', 'image_rows', 'KeptPredictions',
-           'prediction_rows', 'has_value', 'score']
+           'value_and_interval', 'chosen_metrics', 'distinct_names', 'image_rows', 'KeptPredictions', 'prediction_rows',
+           'has_value', 'score']
 
 # %% ../../nbs/api/infer/04_scores.ipynb #b478ad75
 import hashlib, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cached_property
+from itertools import chain
 from ..base.text import did_you_mean, python_or_shell
 from ..stats.metrics import batch_scores, batch_kl
 from ..stats.intervals import mean_over_sets, clopper_pearson
@@ -125,35 +126,28 @@ def chosen_metrics(
     return [add_metric(m) if isinstance(m, Metric) else METRICS[m] for m in metrics]
 
 # %% ../../nbs/api/infer/04_scores.ipynb #76e45727
-def all_classes(
-    datasets:dict # dataset -> `ImageSet`
-) -> list: # names, each once
-    "Class names of all sets; duplicates within a set get a number"
-    return list(dict.fromkeys(n for s in datasets.values() for n in _unique(s.classnames)))
-
-def _unique(names):
-    if len(set(names)) == len(names): return names
-    return [f'{n} ({i})' if n in names[:i] else n for i, n in enumerate(names)]
-
-def class_positions(
-    images:ImageSet,
-    classes:list # from `all_classes`
-) -> np.ndarray: # (n_classes,)
-    "Positions of a set's classes among those of all"
-    return pd.Index(classes).get_indexer(_unique(images.classnames))
+def distinct_names(
+    classnames:list # of a set
+) -> list:
+    "The names, where a class that is called like an earlier one gets its number, as in 'crane (517)'"
+    if len(set(classnames)) == len(classnames): return classnames
+    return [f'{n} ({i})' if n in classnames[:i] else n for i, n in enumerate(classnames)]
 
 def image_rows(
     datasets:dict, # dataset -> `ImageSet`
     split:str # 'test' or 'validation'
 ) -> pd.DataFrame: # one row per image
     "One row per image: dataset, split, role, file, group, unit, label, data_fingerprint, n_missing"
-    classes, parts = all_classes(datasets), []
+    names = {d: distinct_names(images.classnames) for d, images in datasets.items()}
+    classes, parts = list(dict.fromkeys(chain.from_iterable(names.values()))), []
     for d, images in datasets.items():
-        label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
-        rows = pd.DataFrame(dict(dataset=d, split=split, role=images.role, file=list(images.files())))
-        groups = pd.array([None if g == '' else g for g in images.groups or ['']*len(images)], dtype='str')
-        rows = rows.assign(group=groups, unit=list(images.units), label=label)
-        parts.append(rows.assign(data_fingerprint=images.fingerprint, n_missing=images.n_missing))
+        groups = images.groups or ['']*len(images)
+        parts.append(pd.DataFrame(dict(
+            dataset=d, split=split, role=images.role, file=list(images.files()),
+            group=pd.array([None if g == '' else g for g in groups], dtype='str'),
+            unit=list(images.units),
+            label=pd.Categorical([names[d][label] for label in images.labels], classes),
+            data_fingerprint=images.fingerprint, n_missing=images.n_missing)))
     rows = pd.concat(parts, ignore_index=True)
     return rows.assign(dataset=pd.Categorical(rows.dataset, list(datasets)), role=pd.Categorical(rows.role, ROLES))
 
