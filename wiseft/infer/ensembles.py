@@ -8,10 +8,9 @@ __all__ = ['DEFAULT_ALPHAS', 'sweep', 'members', 'average_logits', 'average_prob
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, pandas as pd, psutil, torch
-from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from torch import nn
 from ..base.registry import Method, as_method, method
@@ -55,8 +54,7 @@ def sweep(
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, images, parts)
-    # the last tensors, those of the head, differ most often
-    pairs = [*zip(zeroshot.state_dict().values(), finetuned.state_dict().values())][::-1]
+    pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))
     if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs): warn_user(
         'The two classifiers have the same weights, and so has an average of them. Give another one.')
     result = evaluate(between, suite, split, keep_predictions, **kwargs)
@@ -81,7 +79,7 @@ def members(
     "Members for `evaluate`: the two ends, and at each α between them an average or ensemble by each method"
     check_not_swapped(zeroshot, finetuned)
     check_not_averages(zeroshot, finetuned)
-    methods = _methods_with_alpha(by, parts)
+    methods = _methods_to_sweep(by, parts)
     inner_alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
     # the ends; all members share one head on a control set, unless a text tower was trained
     text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
@@ -89,18 +87,18 @@ def members(
     name, initial = name or default_name(zeroshot), getattr(zeroshot, 'method', None)
     first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of)
     last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
-    # what is between them
-    ends, of_weights = [zeroshot, finetuned], any(m.kind == 'merge' or m.gives == 'alpha' for m in methods)
-    if of_weights and hasattr(zeroshot, 'check_averageable'):
-        ends[0], ends[1:] = ready_to_average(zeroshot, [finetuned])
-    if not of_weights: # else the path of weights does it
+    # averages of weights by each merge; an ensemble with an α per image needs the plain ones
+    merges = [wise_ft if m.gives == 'alpha' else m for m in methods if m.kind == 'merge' or m.gives == 'alpha']
+    base, others = zeroshot, [finetuned]
+    if merges and hasattr(zeroshot, 'check_averageable'): base, others = ready_to_average(base, others)
+    averages = {}
+    for m in merges:
+        if m not in averages: averages[m] = averages_between(base, *others, last, inner_alphas, m, precision, images, head_of)
+    if not merges: # which check each alpha
         for a in inner_alphas: check_alpha(a)
-    @cache # for an ensemble with an α per image, and the merge itself
-    def averages(method): # dict alpha -> `Average`
-        return averages_between(*ends, last, inner_alphas, method, precision, images, head_of)
     out = [first, last]
     for m in methods:
-        if m.kind == 'merge': out += averages(m).values()
+        if m.kind == 'merge': out += averages[m].values()
         else:
             if m.needs_images: check_images(m, [], images)
             ensemble = m.with_prepared(zeroshot, finetuned, images)
@@ -108,18 +106,18 @@ def members(
     return {tuple(m.identity[k] for k in ('tuning', 'method', 'alpha')): m for m in out}
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
-def _methods_with_alpha(by, parts): # list of `Method`
-    "Methods of names and functions; a function with a parameter `info` is a merge"
+def _methods_to_sweep(by, parts): # list of `Method`
+    "Methods of names and functions, merges of `parts` alone; a function with a parameter `info` is a merge"
     methods = []
     for given in [by] if isinstance(by, str) else by:
         m = as_method(given)
-        m = as_method(given, m.kind or ('merge' if 'info' in m.parameters else 'ensemble'))
+        if m.kind is None: m.kind = 'merge' if 'info' in m.parameters else 'ensemble'
         if m.kind != 'ensemble' and not (m.kind == 'merge' and 'alpha' in m.parameters): raise ValueError(
             f'{m.name} has no alpha to sweep: it is a {m.kind}. A sweep takes ensembles, and merges with an alpha.')
-        methods.append(m.set(parts=parts) if parts and m.kind == 'merge' else m)
-    twice = [title for title, n in Counter(m.title for m in methods).items() if n > 1]
-    if twice: raise ValueError(
-        f'{option("by")} has {twice[0]} twice. Give one setting of a method at a time.')
+        if parts and m.kind == 'merge': m = m.set(parts=parts)
+        if m.title in [other.title for other in methods]: raise ValueError(
+            f'{option("by")} has {m.title} twice. Give one setting of a method at a time.')
+        methods.append(m)
     return methods
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #eb4dcb5c
@@ -145,24 +143,28 @@ def average_probabilities(
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 class OutputEnsemble(Member):
     "The outputs of several members, combined by a method"
-    def __init__(self, method:Method, members:list[Member], identity:dict, **alpha):
+    def __init__(self,
+        method:Method, # an ensemble, after its `prepare`
+        members:list[Member],
+        identity:dict, # as in `Member`
+        **alpha        # `alpha`, if the method has one
+    ):
         modules = [module for m in members for module in m.modules]
         super().__init__(identity, members[0].classnames, members[-1].transform, modules)
         self.method, self.members, self.alpha = method, members, alpha
     def compute(self, x):
         features = dict(features=self.members[-1].features(x)) if 'features' in self.method.parameters else {}
         outputs = self.method(*[m(x) for m in self.members], **features, **self.alpha)
-        return _logarithms(outputs) if self.method.gives == 'probabilities' else outputs
+        if self.method.gives != 'probabilities': return outputs
+        # logarithms of probabilities, of which one may have been rounded to 0; negative ones are none
+        p = outputs.float()
+        return torch.where(p < 0, torch.nan, p.clamp_min(torch.finfo(torch.float32).tiny)).log()
     def control(self, images):
         return OutputEnsemble(self.method, [m.on(images) for m in self.members], self.identity, **self.alpha)
 
-def _logarithms(probabilities): # of which one may have been rounded to 0; negative ones are none
-    p = probabilities.float()
-    return torch.where(p < 0, torch.nan, p.clamp_min(torch.finfo(torch.float32).tiny)).log()
-
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 class PerImageAverage(OutputEnsemble):
-    "Outputs of averages with an α for each image, which a method computes"
+    "For each image the logits of the average whose α is next to the one that a method computes for it"
     def __init__(self, method, ends, identity, # as in `OutputEnsemble`
         averages:dict # alpha -> `Member`: the ends, at 0 and 1, and what is between them
     ):
@@ -170,11 +172,11 @@ class PerImageAverage(OutputEnsemble):
         self.averages = averages
         self.modules = tuple(dict.fromkeys(module for m in averages.values() for module in m.modules))
     def compute(self, x):
-        alpha = super().compute(x)
+        alpha = super().compute(x) # (n,)
         distances = alpha[:, None] - torch.tensor([*self.averages], device=alpha.device)
-        nearest, place = distances.abs().argmin(1).unique(return_inverse=True)
+        needed, place = distances.abs().argmin(1).unique(return_inverse=True) # averages, and which each image takes
         averages = list(self.averages.values())
-        logits = torch.stack([averages[i](x) for i in nearest.tolist()])
+        logits = torch.stack([averages[i](x) for i in needed.tolist()])
         return logits[place, torch.arange(len(x), device=place.device)]
     def control(self, images):
         averages = {a: m.on(images) for a, m in self.averages.items()}
@@ -184,17 +186,15 @@ def ensembles_between(
     method:Method, # an ensemble, after its `prepare`
     first:Member, last:Member, # the two ends
     alphas:list[float],
-    averages:Callable # merge -> dict alpha -> `Average`
+    averages:dict # merge -> alpha -> `Average`; a method that gives an α needs those of `wise_ft`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    ends, identity = [first, last], _identity_of(last, method, np.nan)
+    ends, identity = [first, last], last.identity | dict(method=method.title, alpha=np.nan)
     if method.gives == 'alpha':
-        return [PerImageAverage(method, ends, identity, {0.: first, **averages(wise_ft), 1.: last})]
+        return [PerImageAverage(method, ends, identity, {0.: first, **averages[wise_ft], 1.: last})]
     if 'alpha' not in method.parameters: return [OutputEnsemble(method, ends, identity)]
     if method.gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
-    return [OutputEnsemble(method, ends, _identity_of(last, method, a), alpha=a) for a in alphas]
-
-def _identity_of(last, method, alpha): return last.identity | dict(method=method.title, alpha=alpha)
+    return [OutputEnsemble(method, ends, identity | dict(alpha=a), alpha=a) for a in alphas]
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
 class Average(Member):
@@ -227,34 +227,36 @@ def averages_between(
     target = at_precision(zeroshot, precision)
     if target is zeroshot: target = _copy(zeroshot)
     path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
-    # a classifier for every alpha, or one that is overwritten, which an accelerator does in no time
+    # a classifier for every alpha if they fit into memory; else one that is overwritten, as on an accelerator
     needed = len(alphas)*sum(t.nbytes for t in path.memory.values())
     copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
     out = {}
     for a in alphas:
         model = _copy(path(a)) if copies else None
-        out[a] = Average(path, a, model, _identity_of(last, method, a), last.transform, head_of)
+        identity = last.identity | dict(method=method.title, alpha=a)
+        out[a] = Average(path, a, model, identity, last.transform, head_of)
     return out
 
 def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #c398945c
+@partial(Method, kind='ensemble', name='logits')
 def _mean_logits(*logits): return sum(logits)/len(logits)
-def _mean_probabilities(*logits): return sum(z.softmax(-1) for z in logits)/len(logits)
 
-_MEANS = dict(logits=Method(_mean_logits, 'ensemble', 'logits'),
-              probabilities=Method(_mean_probabilities, 'ensemble', 'probabilities', gives='probabilities'))
+@partial(Method, kind='ensemble', name='probabilities', gives='probabilities')
+def _mean_probabilities(*logits): return sum(z.softmax(-1) for z in logits)/len(logits)
 
 def output_ensemble(
     classifiers:dict, # name -> classifier
     average:str='logits', # or 'probabilities'
 ) -> Member:
     "Mean of the logits, or of the probabilities, of several classifiers"
-    if average not in _MEANS: raise ValueError(
+    means = dict(logits=_mean_logits, probabilities=_mean_probabilities)
+    if average not in means: raise ValueError(
         f"{option('average', average)}: expected 'logits' or 'probabilities'.")
     members = [member(c, n) for n, c in classifiers.items()]
     first = members[0]
     for m in members[1:]: check_same_classes(m.classnames, first.classnames, m.name, first.name)
+    common_transform(classifiers) # ValueError if they have different ones
     identity = first.identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
-    common_transform(classifiers) # or an error
-    return OutputEnsemble(_MEANS[average], members, identity)
+    return OutputEnsemble(means[average], members, identity)

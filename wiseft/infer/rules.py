@@ -18,8 +18,8 @@ from ..data.labels import SPLITS, split_folders
 from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
-from .evaluation import check_better_than_chance, columns_per_image, was_trained_on
-from .ensembles import DEFAULT_ALPHAS, members, sweep
+from .evaluation import was_trained_on
+from .ensembles import DEFAULT_ALPHAS, sweep
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ca009875
 def standard_error(
@@ -74,8 +74,8 @@ def _validation_images(validation, finetuned): # `ImageSet`
         'images.split((.1,))[1].')
     return images
 
-def _why_oracle(images): # 'test images of …', or '' for validation images
-    "What images are in words, if a choice on them is an oracle"
+def _test_images_in_words(images): # 'test images of …', 'images of the shifted set …', or '' for validation images
+    "What images are, if a choice on them is an oracle"
     folder = Path(images.root or '')
     in_test_folder = SPLITS.get(folder.name.lower()) == 'test' and len(split_folders(folder.parent)) > 1
     if images.suite_split and images.role == 'shift': return f'images of the shifted set {images.name!r}'
@@ -88,7 +88,7 @@ def choose_alpha(
     zeroshot,     # classifier, alpha = 0
     finetuned,    # the same, fine-tuned
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
-    rule='nearest', # `alpha_by_rule`; or a function of accuracies and `look_at`, such as `keeps(.01, control)`
+    rule='nearest', # `alpha_by_rule`; or `keeps(.01, control)`, or a function of accuracies and predictions
     method='weight-space', # or another merge or ensemble with an alpha
     alphas=None, precision:str=None, parts:str=None, # as in `members`
     **options     # of `evaluate`: batch_size, workers, progress
@@ -96,23 +96,21 @@ def choose_alpha(
     "Choose α on validation images, by a rule, and print the accuracies"
     for c in (zeroshot, finetuned): check_classifier(c, 'choose_alpha(zeroshot, finetuned, images)')
     images = _validation_images(validation, finetuned)
-    oracle_images = _why_oracle(images)
+    oracle_images = _test_images_in_words(images)
     if oracle_images: warn_user(
         f'α is chosen on {oracle_images}. Such a choice is an oracle: it shows what is possible, and the accuracy on '
         'these images is biased upward. Give validation images of the reference: the suite or folder that was '
         'fine-tuned on.')
     allowed = [0., *(DEFAULT_ALPHAS if alphas is None else map(float, alphas)), 1.]
-    settings = dict(alphas=[*allowed, .5], by=[method], precision=precision, images=images, parts=parts)
-    table = sweep(zeroshot, finetuned, images, split='validation', metrics=['accuracy'], **settings, **options)
+    table, predictions = sweep(
+        zeroshot, finetuned, images, [*allowed, .5], 'validation', keep_predictions=True, by=[method], images=images,
+        precision=precision, parts=parts, metrics=['accuracy'], control=getattr(rule, 'control', None), **options)
+    table = table[table.dataset == images.name] # without control sets
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
-    candidates = accuracies[accuracies.index.isin(allowed)]
+    candidates = accuracies[accuracies.index.isin(allowed)] # 0.5 is evaluated anyway
     if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.) # there the rest is fine-tuned
-    def look_at(images): # dict α -> dict column -> (n, …) array, and the members; on a control set with its own head
-        between = {m.identity['alpha']: m for m in members(zeroshot, finetuned, **settings).values()}
-        if images.role == 'control': between = {a: m.on(images) for a, m in between.items()}
-        return columns_per_image(between, images, **options), between
-    alpha = alpha_by_rule(candidates, n) if rule == 'nearest' else rule(candidates, look_at)
+    alpha = alpha_by_rule(candidates, n) if rule == 'nearest' else rule(candidates, predictions)
     # the choice in words: printed, and kept with its reason
     what = oracle_images or 'validation images'
     start = table.method[table.alpha == 0].iloc[0]
@@ -129,39 +127,38 @@ def choose_alpha(
     return ChosenAlpha(alpha, ' '.join([why, *warnings]))
 
 # %% ../../nbs/api/infer/08_rules.ipynb #2c0a266d
-def keeps(
-    most:float, # of accuracy on control sets that may be lost, a fraction: .01 is a point
-    control     # sets of other tasks, as `control_sets` takes them
-): # rule
+class keeps:
     "A rule for `choose_alpha`: the most accurate α among those that lose at most `most` on control sets"
-    if not 0 <= most <= 1: raise ValueError(
-        f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
-    sets = control_sets(control)
-    n = sum(map(len, sets.values()))
-    def rule(accuracies, look_at):
-        right, units = defaultdict(dict), {}
-        for d, images in sets.items():
-            outputs, members = look_at(images)
-            check_better_than_chance(members, outputs, images)
-            kept = outputs[0.]['predicted'] >= 0
-            units[d] = np.asarray(images.units)[kept].tolist()
-            for a, columns in outputs.items(): right[a][d] = (columns['predicted'] == images.labels)[kept]
+    def __init__(self,
+        most:float, # of accuracy on control sets that may be lost, a fraction: .01 is a point
+        control     # sets of other tasks, as `control_sets` takes them
+    ):
+        if not 0 <= most <= 1: raise ValueError(
+            f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
+        self.most, self.control = most, control_sets(control)
+        self.n = sum(map(len, self.control.values()))
+        points = '1 point' if most == .01 else f'{100*most:g} points'
+        self.message = (f', and on {self.n:,} images of {first_few(self.control)}, where {points} may be lost: on '
+                        'these images a table has what an oracle would choose')
+
+    def __call__(self, accuracies, predictions): # float
+        right, units = defaultdict(dict), {} # alpha -> set -> (n,) bool; set -> (n,) names
+        for a in {0., *accuracies.index}:
+            readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
+            for d, images in readable.groupby('dataset', sort=False, observed=True):
+                right[a][d], units[d] = images.correct.to_numpy(bool), images.unit.tolist()
         # how much less accurate than the initial model each α is, mean over control sets
         rows = {a: mean_difference(right[a], right[0.], units) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
-        good = lost.index[lost.loss <= most + 1e-9]
+        good = lost.index[lost.loss <= self.most + 1e-9]
         if not len(good): raise ValueError(
-            f'At no α of {list(accuracies.index)} does the loss on control sets stay within {100*most:g} '
+            f'At no α of {list(accuracies.index)} does the loss on control sets stay within {100*self.most:g} '
             'points. Allow more, or fine-tune again with a lower learning rate.')
         allowed = accuracies[good]
         best = allowed.index[allowed == allowed.max()]
         alpha = min(best, key=lambda a: abs(a - .5)) # the nearest to 0.5 of those that are equally accurate
-        print(_loss_in_words(lost.loc[alpha], alpha, most, n))
+        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n))
         return alpha
-    points = '1 point' if most == .01 else f'{100*most:g} points'
-    rule.message = (f', and on {n:,} images of {first_few(sets)}, where {points} may be lost: on these images a table '
-                    'has what an oracle would choose')
-    return rule
 
 # %% ../../nbs/api/infer/08_rules.ipynb #16805168
 def _loss_in_words(lost, alpha, most, n): # a sentence, or two
