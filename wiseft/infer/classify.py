@@ -24,21 +24,17 @@ from .inference import device_of, each_batch, evaluation_context
 
 # %% ../../nbs/api/infer/07_classify.ipynb #e8f7e627
 def picture_files(
-    places, # files, folders, tables of files
-) -> list: # of paths: files as they are, of folders all pictures below them, in order of their names
-    "Expand files, folders, tars and tables to picture files"
-    paths = []
-    for place in map(local_copy, places):
-        if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
-        files = [place]
-        if place.suffix.lower() in ('.csv', '.tsv'):
-            files = [place.parent/f for f in read_image_table(place, 'file').file]
-        elif place.is_dir():
-            files = list(map(Path, image_files(place)))
-            if not files: raise FileNotFoundError(
-                f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(IMAGE_ENDINGS)}.")
-        paths += files
-    return paths
+    place:Path # file, folder, or table of files
+) -> list: # of paths
+    "A picture itself, the pictures below a folder in order of their names, or those that a table names"
+    if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
+    if place.suffix.lower() in ('.csv', '.tsv'):
+        return [place.parent/f for f in read_image_table(place, 'file').file]
+    if not place.is_dir(): return [place]
+    files = list(map(Path, image_files(place)))
+    if not files: raise FileNotFoundError(
+        f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(IMAGE_ENDINGS)}.")
+    return files
 
 # %% ../../nbs/api/infer/07_classify.ipynb #d39477b4
 def picture_sets(
@@ -53,16 +49,16 @@ def picture_sets(
     if not are_paths: return [_in_memory(places, classnames)]
     if len(places) == 1 and is_stored_dataset(places[0]): return [image_set(places[0], name='pictures')]
     sets, parts = [], []
-    for place in map(local_copy, places): # parts in shards (train, validation, test), else the place itself
+    for place in map(local_copy, places): # of a folder of train, validation, test with shards the three, else itself
         splits = list(split_folders(place).values()) if place.is_dir() else []
         parts += splits if any(map(shard_files, splits)) else [place]
     def unlabeled(paths, members=None):
         return ImageSet('pictures', paths, np.zeros(len(paths), int), classnames, members=members)
     for packed, some in groupby(parts, lambda place: bool(shard_files(place))):
         if not packed:
-            sets.append(unlabeled(picture_files(some)))
+            sets.append(unlabeled([file for place in some for file in picture_files(place)]))
             continue
-        for files in map(shard_files, some):
+        for files in map(shard_files, some): # tars
             names, _, members = shard_members(files, is_member)
             if not len(members): raise BadFile(f'There are no pictures in {first_few([str(f) for f in files])}.')
             sets.append(unlabeled(PathColumn(names), members))
@@ -90,24 +86,23 @@ def classify(
     check_classifier(classifier, 'classify(classifier, pictures)')
     files, rows, device = [], [], device_of(classifier)
     top = min(top, len(classifier.classnames))
-    def of_batch(idx, x):
-        p = classifier(x[device]).cpu().double().softmax(1)
-        return zip(idx, *(t.tolist() for t in p.topk(top)))
+    def of_batch(idx, x): # yields numbers of images, their highest probabilities, the classes of these
+        probabilities, classes = classifier(x[device]).cpu().double().softmax(1).topk(top)
+        return zip(idx, probabilities.tolist(), classes.tolist())
     for pictures in picture_sets(places, classifier.classnames):
-        answers, unreadable = {}, []
+        answers, unreadable = {}, [] # number of an image -> its row of the table; (number, reason)
         with evaluation_context([classifier]):
             batches = each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size,
                                  progress=progress, keep=False, most_skipped=1)
-            for i, values, classes in chain.from_iterable(batches):
+            for i, probabilities, classes in chain.from_iterable(batches):
                 names = [classifier.classnames[c] for c in classes]
-                answers[i] = [*chain.from_iterable(zip(names, values)), '']
-        answers = dict(chain.from_iterable(part.items() for part in from_all_processes(answers)))
-        empty = [None]*2*top
-        answers |= {i: [*empty, problem] for i, problem in unreadable}
+                answers[i] = [*chain.from_iterable(zip(names, probabilities)), '']
+        for of_process in from_all_processes(answers): answers |= of_process
+        for i, problem in unreadable: answers[i] = [*[None]*2*top, problem]
         files += map(str, pictures.paths)
         rows += [answers[i] for i in range(len(pictures))]
-    both = 'class', 'probability'
-    more = [f'{what}_{k}' for k in range(2, top+1) for what in both]
-    table = pd.DataFrame(rows, columns=[*both, *more, 'problem'])
+    columns = ['class', 'probability']
+    for k in range(2, top+1): columns += [f'class_{k}', f'probability_{k}']
+    table = pd.DataFrame(rows, columns=[*columns, 'problem'])
     table.insert(0, 'file', pd.Series(files, dtype=object)) # names need not be UTF-8, which Arrow's texts are
     return table

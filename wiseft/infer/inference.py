@@ -34,13 +34,13 @@ from ..models.tower import TORCHVISION
 from .prefetch import Feeder
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
-def _tensor(x): return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
+def _tensor(x): return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) # of an array a copy
 
 def _read_batch(
     source, # `Pixels`
     idxs    # neighbors
 ): # indices that could be read, (n, …) tensor of them, list of (index, reason) of the others
-    "Read a batch: at once if decoded images have one size, else image by image"
+    "Read a batch: at once if the cache has it and its images have one size, else image by image"
     at_once = source.kept and source.kept.run(idxs[0], idxs[-1]+1) # (n, …), or None
     if at_once is not None: return idxs, _tensor(at_once), []
     good, bad = {}, []
@@ -176,23 +176,24 @@ def each_batch(
     n_batches = math.ceil(len(images)/(batch_size or fitting_batch_size(functions, transform)))
     even_size = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
     devices = list(dict.fromkeys(map(device_of, functions)))
-    in_two = two_step_transform(transform, images)
+    two_step = two_step_transform(transform, images)
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
         memory_format = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=memory_format) for d in devices}
-    part_size = even_size # halved where memory is short
-    for idx, x in pixel_batches(images, in_two, skipped, even_size, device=devices[0], most_skipped=most_skipped,
+    part_size = even_size # of a batch; halved where memory is short
+    for idx, x in pixel_batches(images, two_step, skipped, even_size, device=devices[0], most_skipped=most_skipped,
                                 shared=True, **kwargs):
-        if images.transformed and 0 in idx: _check_transformed(in_two.normalize(x), transform, images)
-        results, done = [], 0
+        if images.transformed and 0 in idx: _check_transformed(two_step.normalize(x), transform, images)
+        done = 0
         while done < len(idx):
             part = slice(done, done+part_size)
-            try: results.append(work(idx[part], on_devices(in_two.normalize(x[part]))))
+            try: result = work(idx[part], on_devices(two_step.normalize(x[part])))
             except (RuntimeError, MemoryError) as e:
                 part_size = min(part_size, len(idx))//2
                 if not (part_size and is_out_of_memory(e)): raise
-            else: done += part_size
-        yield from results
+            else:
+                done += part_size
+                yield result
     skipped[:] = sorted(chain.from_iterable(from_all_processes(skipped)))
     check_skipped(images, [reason for _, reason in skipped], most_skipped)
 

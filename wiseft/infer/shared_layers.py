@@ -13,24 +13,23 @@ from torch import nn
 
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #c97c24e6
 class _Once:
-    "Forward function of a layer that remembers its last output, until it misses twice"
+    "Forward function of a layer, with a memory of the last input and output that equal layers share"
     def __init__(self, forward, memory): self.forward, self.memory = forward, memory
     def __call__(self, x, *args, **kwargs):
         m = self.memory
-        if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())):
-            return self.forward(x, *args, **kwargs)
-        if m.kept: # is it of this input, and did nobody write into either since?
-            last, out, *versions = m.kept
-            intact = versions == [last._version, getattr(out, '_version', None)]
-            if intact and (last is x or last.dtype == x.dtype and torch.equal(last, x)):
+        has_other_inputs = any(o is not None for o in (*args, *kwargs.values()))
+        if m.misses > 1 or has_other_inputs: return self.forward(x, *args, **kwargs)
+        if m.output is not None:
+            intact = m.versions == (m.input._version, getattr(m.output, '_version', None)) # not written to since
+            same = m.input is x or m.input.dtype == x.dtype and torch.equal(m.input, x)
+            if intact and same:
                 m.misses = 0
-                return out
-            last = out = m.kept = None # whose memory this output may need
-        out, m.misses = self.forward(x), m.misses+1
-        if m.misses < 2: m.kept = [x, out, x._version, getattr(out, '_version', None)]
+                return m.output
+            m.input = m.output = None # frees memory that this output may need
+        out = self.forward(x)
+        m.misses += 1
+        if m.misses < 2: m.input, m.output, m.versions = x, out, (x._version, getattr(out, '_version', None))
         return out
-
-
 
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #c930b6e6
 def _same_layers(module, same, path=''): # yields texts
@@ -58,7 +57,7 @@ def shared_layers(
         same = {k: all(torch.equal(t, state[k].to(t.device)) for state in rest) for k, t in first.items()}
         for name in _same_layers(alike[0], same): shared.append((name, {m.get_submodule(name) for m in alike}))
     for _, layers in shared:
-        memory = SimpleNamespace(kept=None, misses=0)
+        memory = SimpleNamespace(input=None, output=None, misses=0) # misses in a row; after two it is given up
         for layer in layers: layer.forward = _Once(layer.forward, memory)
     try: yield [name for name, _ in shared]
     finally:
