@@ -10,7 +10,6 @@ __all__ = ['FILE', 'NONE', 'Questions', 'read_questions', 'draw_questions', 'pla
 import csv, hashlib, io, json, numpy as np, os, pandas as pd, re
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from ..base.text import BadFile, counted, did_you_mean, first_few, warn_user
 from ..base.files import existing_folder, read_text
@@ -74,26 +73,24 @@ def draw_questions(
     sets = picture_sets(pictures, classnames)
     outputs = [columns_per_image(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
     def answers_of(n): return np.concatenate([output[n]['predicted'] for output in outputs])
-    predicted = np.array([answers_of(n) for n in members])
-    # which pictures can be read, and where do they lie?
-    all_places = [(s, i) for s in sets for i in range(len(s))]
-    all_files = [f for s in sets for f in s.files()]
-    if len(set(all_files)) < len(all_files): raise ValueError(
-        'A picture is given twice. Give each folder or file once.')
-    readable = predicted[0] >= 0
-    if bad := list(compress(all_files, ~readable)): warn_user(
-        f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.')
-    if len(bad) == len(all_files): raise ValueError(f'None of {counted(len(all_files), "picture")} can be read.')
-    places, files = list(compress(all_places, readable)), list(compress(all_files, readable))
-    predicted = predicted[:, readable] # (n_members, n)
+    predicted = np.array([answers_of(n) for n in members]) # (n_members, n) classes; -1 where a picture is unreadable
+    places = [(s, i) for s in sets for i in range(len(s))]
+    files = [f for s in sets for f in s.files()]
+    if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
+    unreadable = [f for f, code in zip(files, predicted[0]) if code < 0]
+    if unreadable: warn_user(
+        f'{counted(len(unreadable), "picture")} can\'t be read and are left out: {first_few(unreadable)}.')
+    readable = np.flatnonzero(predicted[0] >= 0)
+    if not len(readable): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
     differ = (predicted != predicted[0]).any(0)
-    order = np.random.default_rng(seed).permutation(len(files))
+    order = readable[np.random.default_rng(seed).permutation(len(readable))]
     of_disagreement = order[differ[order]][:labels].tolist()
-    of_all = np.random.default_rng(seed+1).permutation(len(files))[:random].tolist()
+    of_all = readable[np.random.default_rng(seed+1).permutation(len(readable))][:random].tolist()
     if not of_disagreement and not random: raise ValueError(
-        f'On all {counted(len(files), "picture")} the predictions are the same: the classifiers are equally accurate '
-        'there.')
+        f'On all {counted(len(readable), "picture")} the predictions are the same: the classifiers are equally '
+        'accurate there.')
     chosen = _evenly_mixed(of_disagreement, of_all)
+    pool = [classnames, [files[i] for i in readable]]
     questions = Questions(
         names=list(members),
         classnames=list(classnames),
@@ -102,9 +99,9 @@ def draw_questions(
         asked=np.isin(chosen, of_disagreement).tolist(),
         random=np.isin(chosen, of_all).tolist(),
         disagree=int(differ.sum()),
-        n=len(files),
+        n=len(readable),
         packed=any(s.members is not None for s in sets),
-        pool=hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16])
+        pool=hashlib.sha256(json.dumps(pool).encode()).hexdigest()[:16])
     def picture(k):
         images, i = places[chosen[k]]
         return images.open(i)
@@ -173,17 +170,16 @@ def judged(
     """Differences between the best classifier and the others, with intervals that may be looked at after each label.
 
     They hold in 95 % of cases, all looks together: before all planned labels are there they are anytime intervals."""
-    labeled = np.array([f in answers for f in questions.files])
-    def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
+    def is_right(file, code): return questions.classnames[code] in answers.get(file, ()) # no, where there is no label
     right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted])
+    labeled = np.array([f in answers for f in questions.files])
     differences = _differences(questions, right[:, np.array(questions.asked) & labeled])
-    accuracies = [] # by the random images
     random = right[:, np.array(questions.random) & labeled]
-    m = random.shape[1]
-    for name, n_right in zip(questions.names, random.sum(1)):
-        if not m: break
-        low, high = clopper_pearson(n_right, m)
-        accuracies.append(dict(classifier=name, labels=m, accuracy=n_right/m, low=low, high=high))
+    m, accuracies = random.shape[1], [] # by the random images
+    if m:
+        for name, n_right in zip(questions.names, random.sum(1)):
+            low, high = clopper_pearson(n_right, m)
+            accuracies.append(dict(classifier=name, labels=m, accuracy=n_right/m, low=low, high=high))
     return differences, pd.DataFrame(accuracies)
 
 def _differences(questions, right): # DataFrame; right: (k, m) bool, on the m labeled images of disagreement

@@ -9,7 +9,7 @@ __all__ = ['forgetting', 'say_forgetting', 'what_it_forgot']
 import numpy as np, pandas as pd
 from ..base.text import counted, python_or_shell
 from ..stats.table import CONTROL_MEAN, IDENTITY, INITIAL
-from ..infer.scores import KeptPredictions, has_value
+from ..infer.scores import KeptPredictions
 from .paired import compare
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
@@ -26,31 +26,22 @@ def forgetting(
     if len(starts) != 1: raise ValueError(
         f'Forgetting is measured against the one classifier that fine-tuning began with, and there are {len(starts)} '
         f'({", ".join(INITIAL)}) among these. Evaluate it together with the others.')
-    start = _known_columns(starts.iloc[0])
-    if some is None: some = [_known_columns(r) for _, r in who.drop(starts.index).iterrows()]
+    def known(identity): return {k: v for k, v in identity.items() if not pd.isna(v)} # columns as `frame` takes them
+    start = known(starts.iloc[0])
+    if some is None: some = [known(r) for _, r in who.drop(starts.index).iterrows()]
     tables = []
     for which in some:
-        both = pd.concat([predictions.frame(**start), predictions.frame(**which)])
+        of_start, of_this = predictions.frame(**start), predictions.frame(**which)
+        both = pd.concat([of_start, of_this])
         changes = compare(both[both.role == 'control'], start, which)
         changes = changes.rename(columns=dict(value_a='start', value_b='value', difference='change'))
-        tables.append(_count_falls(changes).assign(**_identity(who, which)))
+        # how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean
+        is_set, fell = changes.dataset != CONTROL_MEAN, changes.high < 0
+        changes['fell'] = np.where(is_set, fell, fell[is_set].sum())
+        changes['n_sets'] = np.where(is_set, 1, is_set.sum())
+        tables.append(changes.assign(**of_this[IDENTITY].iloc[0].to_dict()))
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
     return pd.concat(tables, ignore_index=True)[columns]
-
-def _known_columns(identity): return {k: v for k, v in identity.items() if not pd.isna(v)} # as `compare` takes it
-
-def _identity(who, which): # dict of the columns `IDENTITY`
-    "The first classifier that has these values"
-    for k, v in which.items(): who = who[has_value(k, who[k], v)]
-    return who.iloc[0].to_dict()
-
-def _count_falls(changes): # the table with columns `fell` and `n_sets`
-    "Add how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean"
-    changes['fell'] = (changes.high < 0).astype(int)
-    changes['n_sets'] = 1
-    is_set = changes.dataset != CONTROL_MEAN
-    changes.loc[~is_set, ['fell', 'n_sets']] = [changes.fell[is_set].sum(), is_set.sum()]
-    return changes
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #81e5ca40
 def say_forgetting(
@@ -80,8 +71,10 @@ def what_it_forgot(
     initial = who.method.isin(INITIAL)
     if not (predictions.images.role == 'control').any() or initial.sum() != 1 or initial.all(): return ''
     if alpha is None: return say_forgetting(forgetting(predictions))
+    some = [dict(method='fine-tuned')]
     between = who[~initial & (who.method != 'fine-tuned')]
-    first = between[between.method == between.method.iloc[0]] if len(between) else between
-    nearest = first.iloc[(first.alpha - alpha).abs().fillna(0).argsort()[:1]] # or what has no α, such as a merge
-    picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]
-    return say_forgetting(forgetting(predictions, [dict(method='fine-tuned'), *picked]))
+    if len(between):
+        averages = between[between.method == between.method.iloc[0]]
+        nearest = averages.iloc[(averages.alpha - alpha).abs().fillna(0).argmin()] # 0: it has no α, such as a merge
+        some.append(nearest[['method', 'alpha']].dropna().to_dict())
+    return say_forgetting(forgetting(predictions, some))

@@ -19,8 +19,10 @@ def join_runs(
     "Join the tables of several runs from one initial model"
     parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
     for role in 'shift', 'control': # whose means are compared
-        sets = [some for t in parts if (some := set(t.dataset[t.role == role]) - set(MEANS))]
-        if lacking := sets and sorted(set.union(*sets) - set.intersection(*sets)): raise ValueError(
+        sets = [set(t.dataset[t.role == role]) - set(MEANS) for t in parts]
+        sets = [names for names in sets if names] # a run without any is compared on the others alone
+        lacking = sorted(set.union(*sets) - set.intersection(*sets)) if sets else []
+        if lacking: raise ValueError(
             f'Not all of the runs {", ".join(tables)} have {first_few(lacking)}. Compare runs on the same sets.')
     joined = pd.concat(parts, ignore_index=True)
     is_start = joined.method.isin(INITIAL)
