@@ -11,10 +11,10 @@ import numpy as np, pandas as pd, torch
 from collections.abc import Callable
 from functools import partial
 from torch import nn
-from ..base.text import first_few, warn_user
+from ..base.text import warn_user
 from ..base.devices import fitting_precision, usual_precision
 from ..data.images import ImageSet
-from ..models.head import unseen_words, words_of, zeroshot_head
+from ..models.head import zeroshot_head
 from ..models.classifier import ImageClassifier, usual_templates
 from .inference import device_of
 
@@ -41,13 +41,6 @@ def control_head(
         'text tower to read them. Leave control sets out, or start from a CLIP.')
     if set(images.classnames) == set(classifier.classnames): warn_user(
         f'{images.name!r} has the classes of the task. A control set is of another task.')
-    words = {c: words_of(c.replace('_', ' ')) for c in images.classnames}
-    unseen = unseen_words(clip, [word for of_class in words.values() for word in of_class])
-    unknown = [c for c, of_class in words.items() if set(of_class) & set(unseen)]
-    if 2*len(unknown) >= len(images.classnames): raise ValueError(
-        f'{images.name!r} is not a control set for {clip.name}, which never or hardly saw words of {len(unknown)} of '
-        f'its {len(images.classnames)} class names in training, such as {first_few(unknown)}. Use other words, or '
-        'leave the set out.')
     trains = getattr(classifier, 'head_from_text', False) # the text tower, whose embeddings never come again
     return zeroshot_head(clip, images.classnames, images.templates or usual_templates(clip), keep=not trains)
 
