@@ -33,14 +33,14 @@ def decide(
     chosen:float|None=None # α that validation images chose; at 1, the fine-tuned model is kept where images can't tell
 ) -> Decision|None: # None where the averaged and the fine-tuned classifier were not compared
     "Decide between the average and the fine-tuned model"
-    c = comparisons[comparisons.b == f'weight-space, {alpha:g}']
-    if 'over' in c: c = c[c.over == 'images']
-    sides = {'on the reference': reference_rows(c), 'under shift': c[c.dataset == MEAN]}
-    pairs = {side: rows.set_index('a') for side, rows in sides.items() if len(rows)}
+    rows = comparisons[comparisons.b == f'weight-space, {alpha:g}']
+    if 'over' in rows: rows = rows[rows.over == 'images']
+    sides = {'on the reference': reference_rows(rows), 'under shift': rows[rows.dataset == MEAN]}
+    pairs = {side: r.set_index('a') for side, r in sides.items() if len(r)} # index: what the average is compared with
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index}
     if not differences: return None
-    table = pd.DataFrame({side: _accuracy_row(rows) for side, rows in pairs.items()}).T
-    by = 'under shift' if 'under shift' in differences else 'on the reference'
+    table = pd.DataFrame({side: _accuracy_row(r) for side, r in pairs.items()}).T
+    by = 'under shift' if 'under shift' in differences else 'on the reference' # which decides
     sign, reference = _sign(differences[by]), differences.get('on the reference')
     reason = f'{"It" if sign > 0 else "The average"} is {_compared_in_words(differences[by])} {by}.'
     if by == 'on the reference': reason += (

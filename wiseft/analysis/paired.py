@@ -21,7 +21,7 @@ def _value_per_image(predictions, which): # table, index: dataset and file
         for k, v in which.items(): picked = picked[has_value(k, picked[k], v)]
     if not len(picked): raise ValueError(
         f'There are no predictions of {which}, but of {predictions[IDENTITY].drop_duplicates().to_dict("records")}.')
-    rows = without_agreement(picked)
+    rows = without_agreement(picked) # 'bf16' in place of 'bf16 (99 % of …)', which differs by seed
     several = [c for c in [*WHO, 'split'] if c != 'seed' and rows[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')

@@ -73,9 +73,9 @@ def read_predictions(
         for heading, who in classifiers.items():
             codes = pd.Index(classes).get_indexer(table[heading]).astype(np.int32) # -1: unreadable
             numbers = {}
-            for other, a in about.items():
-                if 'column' not in a or a != who | dict(column=a['column']): continue
-                numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
+            for other, a in about.items(): # its columns of numbers
+                if 'column' in a and a == who | dict(column=a['column']):
+                    numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
             members.append(({k: (unknown | who)[k] for k in WHO}, codes, numbers))
         return KeptPredictions(images, members)
     except Exception as e: # of gzip, of pandas, of what isn't there

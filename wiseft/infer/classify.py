@@ -54,11 +54,11 @@ def picture_sets(
         parts += splits if any(map(shard_files, splits)) else [place]
     def unlabeled(paths, members=None):
         return ImageSet('pictures', paths, np.zeros(len(paths), int), classnames, members=members)
-    for packed, some in groupby(parts, lambda place: bool(shard_files(place))):
+    for packed, some in groupby(parts, lambda place: bool(shard_files(place))): # neighbors of one kind together
         if not packed:
             sets.append(unlabeled([file for place in some for file in picture_files(place)]))
             continue
-        for files in map(shard_files, some): # tars
+        for files in map(shard_files, some):
             names, _, members = shard_members(files, is_member)
             if not len(members): raise BadFile(f'There are no pictures in {first_few([str(f) for f in files])}.')
             sets.append(unlabeled(PathColumn(names), members))

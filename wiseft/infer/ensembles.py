@@ -89,11 +89,13 @@ def members(
     last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
     # averages of weights by each merge; an ensemble with an α per image needs the plain ones
     merges = [wise_ft if m.gives == 'alpha' else m for m in methods if m.kind == 'merge' or m.gives == 'alpha']
-    base, others = zeroshot, [finetuned]
-    if merges and hasattr(zeroshot, 'check_averageable'): base, others = ready_to_average(base, others)
+    ends = zeroshot, finetuned
+    if merges and hasattr(zeroshot, 'check_averageable'):
+        base, others = ready_to_average(zeroshot, [finetuned]) # with text towers that trained
+        ends = base, *others
     averages = {}
     for m in merges:
-        if m not in averages: averages[m] = averages_between(base, *others, last, inner_alphas, m, precision, images, head_of)
+        if m not in averages: averages[m] = averages_between(*ends, last, inner_alphas, m, precision, images, head_of)
     if not merges: # which check each alpha
         for a in inner_alphas: check_alpha(a)
     out = [first, last]
@@ -101,7 +103,7 @@ def members(
         if m.kind == 'merge': out += averages[m].values()
         else:
             if m.needs_images: check_images(m, [], images)
-            ensemble = m.with_prepared(zeroshot, finetuned, images)
+            ensemble = m.with_prepared(zeroshot, finetuned, images) # given what its `prepare` computes
             out += ensembles_between(ensemble, first, last, inner_alphas, averages)
     return {tuple(m.identity[k] for k in ('tuning', 'method', 'alpha')): m for m in out}
 

@@ -46,7 +46,7 @@ def columns_per_image(
         outputs, columns = {}, {} # name -> (n, n_classes); (name, column) -> (n, …)
         for name, m in members.items():
             outputs[name] = m(batch[m.device])
-            if m.classnames != images.classnames: outputs[name] = images.project(outputs[name])
+            if m.classnames != images.classnames: outputs[name] = images.project(outputs[name]) # to coarser classes
             check_shape(outputs[name], images, m.name)
         start = outputs[initial[0]] if len(initial) == 1 else None # what 'KL from start' compares with
         for name, m in members.items():
@@ -56,7 +56,7 @@ def columns_per_image(
             for metric in metrics:
                 if metric.per_image: columns[name, metric.column] = torch.as_tensor(metric.per_image(outcome))
         return idx, columns
-    with evaluation_context(modules), shared_layers(modules):
+    with evaluation_context(modules), shared_layers(modules): # layers with equal weights run once
         batches = list(each_batch(columns_of_batch, members.values(), images, common_transform(members), [], **kwargs))
     own_rows = [i for idx, _ in batches for i in idx] # of this process, in the order of the batches
     keys = batches[0][1] if batches else () # each column leaves the device once
@@ -97,13 +97,13 @@ def evaluate(
     suite, datasets = _suite_and_sets(suite, split, control, members)
     _warn_of_training(members, datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
-    kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else []
+    kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else [] # not in the table
     first = next(iter(members.values()))
     say_device(first.device, first.identity['precision'], progress)
     columns, n_images = {}, sum(map(len, datasets.values())) # dataset -> name -> column -> (n,) array
     for d in sorted(datasets, key=lambda d: datasets[d].role != 'control'): # control sets first: some are refused
         images = datasets[d]
-        here = {n: m.on(images) for n, m in members.items()}
+        here = {n: m.on(images) for n, m in members.items()} # with other heads on a control set
         later = 0 if columns else n_images-len(images) # the first set tells how long all will take
         columns[d] = columns_per_image(here, images, metrics + kept, batch_size=batch_size, workers=workers,
                                        progress=progress, later=later)
@@ -116,7 +116,7 @@ def evaluate(
         table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics)
         if first.device.type == 'cpu': table = table.assign(threads=str(torch.get_num_threads()))
         return (table, predictions) if keep_predictions else table
-    return in_first_process(results)
+    return in_first_process(results) # of several; all return what it returns
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
 def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, dict name -> `ImageSet`

@@ -77,7 +77,7 @@ def pixel_batches(
     if not len(images): raise ValueError(f'{images.name} has no images.')
     source = Pixels(images, transform)
     if keep: decode_for_all(source, workers, progress)
-    if source.kept is not None: workers = 0
+    if source.kept is not None: workers = 0 # they are in the cache, decoded
     elif workers is None: workers = decoding_workers(images)
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
@@ -176,7 +176,7 @@ def each_batch(
     n_batches = math.ceil(len(images)/(batch_size or fitting_batch_size(functions, transform)))
     even_size = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
     devices = list(dict.fromkeys(map(device_of, functions)))
-    two_step = two_step_transform(transform, images)
+    two_step = two_step_transform(transform, images) # `pixels` where images are read, `normalize` here
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
         memory_format = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=memory_format) for d in devices}
@@ -301,7 +301,7 @@ def extract_features(
     progress:bool=True # show a progress bar
 ) -> Features:
     "Features of all images, in order"
-    folder = _features_folder(classifier, images)
+    folder = _features_folder(classifier, images) # None: they are not cached
     entry = open_entry(folder)
     if all(from_all_processes(entry is not None)):
         features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())

@@ -141,7 +141,8 @@ class keeps:
         self.message = (f', and on {self.n:,} images of {first_few(self.control)}, where {points} may be lost: on '
                         'these images a table has what an oracle would choose')
 
-    def __call__(self, accuracies, predictions): # float
+    def __call__(self, accuracies, predictions): # alpha
+        "Choose among the α of `accuracies`, by what `predictions` say of the control sets"
         right, units = defaultdict(dict), {} # alpha -> set -> (n,) bool; set -> (n,) names
         for a in {0., *accuracies.index}:
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
