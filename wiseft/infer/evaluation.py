@@ -126,7 +126,7 @@ def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, di
     classnames = list(suite.classnames)
     if isinstance(suite, ImageSet): datasets = {suite.name: replace(suite, role='aside')}
     else: datasets = suite.datasets(split)
-    # a head for the own classes of a shifted set, such as ObjectNet's: that set, and no mean
+    # members with the own classes of a shifted set, such as ObjectNet's, are evaluated on that set alone
     own = {d: replace(s, role='aside') for d, s in datasets.items() if s.classnames == first.classnames}
     if own and first.classnames != classnames: datasets, classnames = own, first.classnames
     for m in members.values(): check_same_classes(m.classnames, classnames, m.name, repr(suite.name))

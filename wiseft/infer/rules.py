@@ -118,9 +118,9 @@ def choose_alpha(
     print(f'On {n:,} {what}: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
           f'(one standard error: {error}).')
-    oracle = 'is an oracle: it ' if oracle_images else ''
-    why = (f'α = {alpha:g} {oracle}was chosen on {n:,} {what} (one standard error: {error})'
-           f'{getattr(rule, "message", "")}.')
+    was_chosen = 'is an oracle: it was chosen' if oracle_images else 'was chosen'
+    message = getattr(rule, 'message', '')
+    why = f'α = {alpha:g} {was_chosen} on {n:,} {what} (one standard error: {error}){message}.'
     warnings = warnings_about_averaging(accuracies, n, start, what)
     if warnings: why = f'Here averaging at 0.5 costs; {why}'
     for sentence in warnings: warn_user(sentence)

@@ -250,7 +250,7 @@ def _mean_and_interval(sets, estimates, metric): # (mean, low, high)
     "Mean of a metric over sets; where it is computed from a whole set, the mean of several has no interval"
     if metric.of_set and len(sets) == 1: return estimates[0]
     if metric.of_set: return np.mean([value for value, *_ in estimates]), np.nan, np.nan
-    # drawn are groups where every set has enough, else images, copies of one together
+    # resample groups if every set has enough of them, else images, with all copies of one
     units = {d: groups_of(rows) for d, rows in sets.items()}
     if not all(units.values()): units = {d: list(rows.unit) for d, rows in sets.items()}
     numbers = {d: numbers_per_image(rows, metric) for d, rows in sets.items()}
