@@ -10,10 +10,9 @@ __all__ = ['adamw', 'finetune', 'usual_lr', 'linear_probe', 'AdamWrapper', 'clip
 import math, torch
 import torch.nn.functional as F
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from fastai.callback.core import Callback, CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.data.core import DataLoaders
@@ -21,7 +20,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import find_bs, to_cpu
+from fastai.torch_core import find_bs
 from fastcore.basics import filter_dict, patch
 from fastcore.foundation import L
 from fastcore.imports import noop
@@ -33,24 +32,23 @@ from time import perf_counter
 from torch import nn
 from ..base.registry import Method, as_method
 from ..base.text import OTHER_NAMES, option, our_names, python_or_shell
-from ..base.devices import eval_mode, fitting_precision, memory_advice, release_memory
+from ..base.devices import fitting_precision, memory_advice, release_memory
 from ..base.distributed import distributed, gathered, n_processes, from_all_processes, rank
 from ..base.files import is_out_of_memory
-from ..base.progress import duration, reports_progress, has_visible_bar, say_once, say_device
+from ..base.progress import reports_progress, has_visible_bar, say_once, say_device
 from ..data.copies import keep_training_thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
-from ..models.cost import pass_seconds
 from ..models.tower import as_clip
 from ..models.vision import blank_classifier
 from ..infer.inference import reuse_memory
-from .loaders import (ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders,
-                                  first_batch, unaugmented_batches, is_captions)
+from .loaders import (ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, first_batch,
+                                  is_captions, unaugmented_batches)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
-from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, LrFactors,
-                                    Progress, ProgressLines, Watch, validation_accuracy)
+from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, GradCheckpointing,
+                                    LossOnDevice, LrFactors, Progress, ProgressLines, Watch, validation_accuracy)
 from .trainable import (choose_weights, parameter_groups, parametrized, plain_weights, lr_factor_per_weight,
                                     parse_train)
-from .resume import Checkpoint, checkpoint_file
+from .resume import Checkpoint
 from .record import run_circumstances, run_recipe, validation_metrics
 
 # %% ../../nbs/api/train/07_learner.ipynb #8b151d3b
@@ -85,7 +83,7 @@ def finetune(
     with `classifier` by `interpolate(classifier, finetuned, alpha)`.
     """
     check_classifier(classifier, 'finetune(classifier, images)', trains=True)
-    lr = _number(lr)
+    if isinstance(lr, str): lr = float(lr)
     _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -95,26 +93,9 @@ def finetune(
         learn = clip_learner(classifier, dls, train, precision=precision, progress=progress, loss=loss,
                              constraint=constraint, accumulate=accumulate, **kwargs)
         if epochs is None: epochs = max(10, math.ceil(500/len(learn.dls.train)))
-        try:
-            say_device(learn.student.device, learn.recipe['precision'], progress)
-            goes_on = resume and checkpoint_dir and checkpoint_file(checkpoint_dir).exists()
-            if train != 'head' and not goes_on: _say_expected_duration(learn, epochs, progress)
-            learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
-            finetuned = learn.classifier.eval()
+        try: learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
-    if kwargs.get('grad_checkpointing'): _trained_towers(finetuned).set_grad_checkpointing(False)
-    return finetuned
-
-def _say_expected_duration(learn, epochs, progress): # a training step takes as long as three forward passes
-    if not reports_progress(progress): return
-    with eval_mode(learn.given): per_image = pass_seconds(learn.given, learn.recipe['precision'])
-    seconds = 3*epochs*learn.image_dls.train.n*per_image/n_processes()
-    if seconds > 60: say_once(f'training will take about {duration(seconds)}')
-
-def _number(lr): # one given as text is read before any image is
-    if not isinstance(lr, str): return lr
-    try: return float(lr)
-    except ValueError: raise ValueError(f'lr is {lr!r}. Expected a number, such as 3e-5.') from None
+    return learn.classifier.eval()
 
 def _check_counts(**counts):
     for name, n in counts.items():
@@ -183,55 +164,45 @@ def clip_learner(
     check_classifier(classifier, 'clip_learner(classifier, dls)', trains=True)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
     image_dls = dls if isinstance(dls, DataLoaders) else clip_dataloaders(dls, classifier, progress=progress)
-    what_trains, given = parse_train(train), dict(loss=loss, constraint=constraint)
-    methods = {kind: as_method(m, kind) for kind, m in given.items() if m}
-    if wd is None: wd = 0. if any(m.replaces_decay for m in methods.values()) else .1
-    recipe = _recipe(what_trains, class_weights, accumulate, lr_factors, wd=wd, clip_norm=clip_norm,
-                     label_smoothing=label_smoothing, precision=fitting_precision(precision, classifier.device),
-                     train_batchnorm=train_batchnorm)
-    captioned = is_captions(check_dataloaders(image_dls, classifier)) # instead of labels
-    check_settings(image_dls, classifier, recipe, methods.get('loss'), loss_func, captioned)
-    # the copy that trains: on images or, if the head alone trains, on features
-    prepared = {kind: m.with_prepared(classifier) for kind, m in methods.items()}
-    trains_text = 'loss' in methods and methods['loss'].trains_text
-    initial = classifier.with_text() if trains_text else classifier
-    student = _training_copy(initial, what_trains, prepared, grad_checkpointing)
-    if train == 'head': dls, model = feature_dataloaders(image_dls, student), HeadOnFeatures(student)
-    else: dls, model = image_dls, student
-    # fastai's learner
-    used_loss_func = _loss_func(loss_func, captioned, label_smoothing, class_weights, dls, initial)
-    is_mean = isinstance(used_loss_func, CrossEntropyLossFlat)
-    validates_captions = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
-    factors = lr_factor_per_weight(student, **lr_factors) if lr_factors else None
-    settings = dict(metrics=[] if validates_captions else accuracy, opt_func=adamw, lr=usual_lr(initial), path='.',
-                    splitter=partial(parameter_groups, factors=factors), loss_func=used_loss_func, wd=wd,
-                    wd_bn_bias=True, cbs=[*_callbacks(recipe, factors, prepared), *L(cbs)])
-    recipe |= {_IN_RECIPES[kind]: method_recipe(m) for kind, m in prepared.items()}
-    return ClipLearner(dls, model, initial, image_dls, recipe, is_mean and not (train_batchnorm or trains_text),
-                       progress, **settings | kwargs)
-
-_IN_RECIPES = dict(loss='loss', constraint='pull') # as earlier versions call it
-
-# %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
-def _recipe(train, class_weights, accumulate, lr_factors, **settings): # dict, as JSON has it
-    "Settings that the trained classifier records"
-    recipe = dict(train=train if isinstance(train, str) else method_recipe(train), **settings)
-    if class_weights is not None:
-        recipe['class_weights'] = class_weights if isinstance(class_weights, str) else [*map(float, class_weights)]
+    captioned = check_dataloaders(image_dls, classifier) # do the images have captions in place of labels?
+    train = parse_train(train)
+    loss = as_method(loss, 'loss') if loss else None
+    constraint = as_method(constraint, 'constraint') if constraint else None
+    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
+    recipe = dict(train=train if isinstance(train, str) else method_recipe(train), wd=wd, clip_norm=clip_norm,
+                  label_smoothing=label_smoothing, precision=fitting_precision(precision, classifier.device),
+                  train_batchnorm=train_batchnorm)
+    if isinstance(class_weights, str): recipe['class_weights'] = class_weights
+    elif class_weights is not None: recipe['class_weights'] = [float(w) for w in class_weights]
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
-    return recipe
+    check_settings(image_dls, classifier, recipe, loss, loss_func, captioned)
+    if loss:
+        loss = loss.with_prepared(classifier)
+        recipe['loss'] = method_recipe(loss)
+    if constraint:
+        constraint = constraint.with_prepared(classifier)
+        recipe['pull'] = method_recipe(constraint) # as earlier versions call it
+    # what trains: a copy on images, or its head on features
+    initial = classifier.with_text() if loss and loss.trains_text else classifier
+    student = _training_copy(initial, train, loss, constraint)
+    dls, model = image_dls, student
+    if train == 'head': dls, model = feature_dataloaders(image_dls, student), HeadOnFeatures(student)
+    # fastai's learner
+    if captioned: loss_func = _no_labels
+    elif loss_func is None: loss_func = CrossEntropyLossFlat(
+        label_smoothing=label_smoothing, weight=weights_of_classes(class_weights, dls, initial))
+    watches_labels = not captioned or not is_captions(first_batch(dls.valid)[1])
+    factors = lr_factor_per_weight(student, **lr_factors) if lr_factors else None
+    callbacks = [*_callbacks(student, recipe, loss, constraint, factors, grad_checkpointing), *L(cbs)]
+    settings = dict(metrics=accuracy if watches_labels else [], loss_func=loss_func, opt_func=adamw,
+                    splitter=partial(parameter_groups, factors=factors), lr=usual_lr(initial), wd=wd, wd_bn_bias=True,
+                    path='.', cbs=callbacks)
+    return ClipLearner(dls, model, initial, image_dls, recipe, progress, **settings | kwargs)
 
-def _loss_func(loss_func, captioned, label_smoothing, class_weights, dls, classifier): # of logits and labels
-    "The given function, or cross-entropy; the loss of a method takes its place by a callback"
-    if captioned: return _no_labels
-    if loss_func is not None: return loss_func
-    weight = weights_of_classes(class_weights, dls, classifier)
-    return CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weight)
-
-def _callbacks(recipe, factors, methods): # list of fastai callbacks
+# %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
+def _callbacks(student, recipe, loss, constraint, factors, grad_checkpointing): # list of fastai callbacks
     "The paper's loop, what may go wrong, and what methods add"
-    loss, constraint = methods.get('loss'), methods.get('constraint')
     callbacks = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
     if recipe['precision'] == 'fp16': callbacks.append(MixedPrecision()) # on GPUs without bfloat16
     if not recipe['train_batchnorm']: callbacks.append(FreezeBatchNorm()) # both ends of an average share statistics
@@ -240,17 +211,8 @@ def _callbacks(recipe, factors, methods): # list of fastai callbacks
     if loss and loss.teacher: callbacks.append(Teacher(loss.teacher)) # a moving average that the loss learns from
     if constraint: callbacks.append(Constraint(constraint)) # after each step of the optimizer
     if factors: callbacks.append(LrFactors(factors)) # under any schedule
+    if grad_checkpointing: callbacks.append(GradCheckpointing(student))
     return callbacks
-
-def _show_progress(learn, progress): # bars if somebody watches, lines if not, or nothing
-    learn.remove_cb(ProgressCallback)
-    shares_cores = learn.student.device.type == 'cpu' and torch.get_num_threads() > 1
-    if reports_progress(progress) and shares_cores: learn.add_cb(BusyCores())
-    if not reports_progress(progress): learn.logger = noop
-    elif has_visible_bar(): learn.add_cb(Progress())
-    else:
-        learn.add_cb(ProgressLines())
-        learn.logger = learn.progress_lines.epoch_line
 
 def _no_labels(logits, y): # until `Loss` takes over; cross-entropy for labeled validation images
     return 0*logits.sum() if is_captions(y) else F.cross_entropy(logits, y)
@@ -274,25 +236,19 @@ def weights_of_classes(
     return torch.as_tensor(weights, dtype=torch.float32, device=classifier.device)
 
 # %% ../../nbs/api/train/07_learner.ipynb #27ba421d
-def _training_copy(classifier, train, methods, grad_checkpointing): # `ImageClassifier`
+def _training_copy(classifier, train, loss, constraint): # `ImageClassifier`
     "A copy of the classifier whose chosen weights require gradients"
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
     if not any(p.requires_grad for p in model.parameters()): raise ValueError(f'{train!r} leaves no weight to train.')
-    if 'constraint' in methods and parametrized(model): raise ValueError(
-        f'{methods["constraint"].title} moves each weight after a step, and {train.title} computes weights from other '
+    if constraint and parametrized(model): raise ValueError(
+        f'{constraint.title} moves each weight after a step, and {train.title} computes weights from other '
         'ones: leave out one of the two.')
-    prepared = {k: v for m in methods.values() for k, v in m.given.items() if isinstance(v, torch.Tensor)}
-    model.beside = {'prepared.safetensors': prepared} if prepared else {}
-    if not grad_checkpointing: return model
-    _trained_towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
-    if not any(getattr(m, 'grad_checkpointing', False) for m in model.visual.modules()): raise ValueError(
-        f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate.')
+    given = (loss.given if loss else {}) | (constraint.given if constraint else {})
+    tensors = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
+    model.beside = {'prepared.safetensors': tensors} if tensors else {} # files that are saved beside it
     return model
-
-def _trained_towers(classifier): # module: the image tower, or both where the text tower trains, too
-    return classifier.clip.model if classifier.head_from_text else classifier.visual
 
 class HeadOnFeatures(nn.Module):
     "A classifier that takes features"
@@ -307,16 +263,28 @@ class ClipLearner(Learner):
     def __init__(self, dls:DataLoaders, model:nn.Module, # an `ImageClassifier`, or its head, for features
         given:ImageClassifier, image_dls:DataLoaders, # of `clip_learner`
         recipe:dict, # of the trained classifier
-        can_split:bool, # may a batch be computed in parts? Not where BatchNorm or the loss may look at all of it
         progress:bool, **kwargs # of `Learner`
     ):
-        self.given, self.image_dls, self.recipe, self.can_split = given, image_dls, recipe, can_split
+        self.given, self.image_dls, self.recipe = given, image_dls, recipe
         self.bf16 = recipe['precision'] == 'bf16' # compute in bfloat16, with weights in float32
         self.accumulate = recipe.get('accumulate', 1) # parts that each batch is computed in
         self.initial_accuracy = self.stop_reason = None # before the first step; why training ended
         super().__init__(dls, model, **kwargs)
         self.recorder.smooth_loss = LossOnDevice()
-        _show_progress(self, progress)
+        self._show_progress(progress)
+
+    def _show_progress(self, progress:bool): # bars if somebody watches, lines if not, or nothing
+        self.remove_cb(ProgressCallback)
+        if not reports_progress(progress):
+            self.logger = noop
+            return
+        device = self.student.device
+        say_device(device, self.recipe['precision'])
+        if device.type == 'cpu' and torch.get_num_threads() > 1: self.add_cb(BusyCores())
+        if has_visible_bar(): self.add_cb(Progress())
+        else:
+            self.add_cb(ProgressLines())
+            self.logger = self.progress_lines.epoch_line
 
     @property
     def student(self): # `ImageClassifier` with alpha 1
@@ -343,14 +311,15 @@ class ClipLearner(Learner):
         if self.initial_accuracy is None and not is_lr_find: self.initial_accuracy = validation_accuracy(self)
         self.stop_reason = None
         self.wrapped, self.no_sync = distributed(self.model)
-        with ExitStack() as stack:
-            stack.enter_context(reuse_memory())
-            stack.callback(self.given.to, self.given.device)
-            self.given.to('cpu') # where it waits; a loss or a constraint that asks for it gets a copy
-            if is_lr_find:
-                stack.callback(setattr, self, 'path', self.path)
-                self.path = Path(stack.enter_context(TemporaryDirectory()))
-            super().fit(n_epoch, lr, wd, cbs, **kwargs)
+        device, path = self.given.device, self.path
+        self.given.to('cpu') # where it waits; a loss or a constraint that asks for it gets a copy
+        try:
+            with reuse_memory(), TemporaryDirectory() as folder:
+                if is_lr_find: self.path = Path(folder) # it leaves a folder `models`
+                super().fit(n_epoch, lr, wd, cbs, **kwargs)
+        finally:
+            self.given.to(device)
+            self.path = path
         self.wrapped = None
         if self.stop_reason and not is_lr_find: raise FloatingPointError(self.stop_reason)
 
@@ -375,22 +344,22 @@ def fit_cosine(self:ClipLearner,
         f"{option('resume', True)} needs {option('checkpoint_dir', flag='--checkpoints')}, the folder of the training "
         'to go on with.')
     if self.opt is None: self.create_opt()
-    lr = usual_lr(self.given) if lr is None else _number(lr)
+    if lr is None: lr = usual_lr(self.given)
+    elif isinstance(lr, str): lr = float(lr)
     self.opt.set_hyper('lr', lr)
     lrs = [h['lr'] for h in self.opt.hypers]
-    steps = epochs*len(self.dls.train)
-    warmup_steps = min(500, steps//10) if warmup_steps is None else warmup_steps
+    if warmup_steps is None: warmup_steps = min(500, epochs*len(self.dls.train)//10)
     cbs = [CosineSchedule(lrs, warmup_steps), *L(cbs)]
     recipe = run_recipe(self, cbs, epochs=epochs, lrs=lrs, warmup_steps=warmup_steps)
-    checkpoint = checkpoint_dir and Checkpoint(checkpoint_dir, checkpoint_steps).prepare(self, resume, recipe)
     start = perf_counter()
-    with checkpoint.stoppable() if checkpoint else nullcontext():
-        self.fit(epochs, lr, cbs=[*cbs, checkpoint] if checkpoint else cbs)
+    if checkpoint_dir:
+        checkpoint = Checkpoint(self, recipe, checkpoint_dir, checkpoint_steps, resume)
+        with checkpoint.stoppable(): self.fit(epochs, lr, cbs=[*cbs, checkpoint])
+    else: self.fit(epochs, lr, cbs=cbs)
     self.student.recipe = recipe | run_circumstances(self, perf_counter()-start)
-    source = getattr(self.image_dls.train, 'source', None)
-    if isinstance(source, PixelSource) and not rank(): # by which `evaluate` finds copies of them
-        keep_training_thumbnails(recipe['images'], source.images)
     self.student.metrics = validation_metrics(self)
+    source = getattr(self.image_dls.train, 'source', None) # of loaders from `clip_dataloaders`
+    if source and not rank(): keep_training_thumbnails(recipe['images'], source.images) # to find copies in test sets
     return self
 
 # %% ../../nbs/api/train/07_learner.ipynb #6e605651
@@ -418,42 +387,40 @@ class CosineSchedule(ParamScheduler):
 @patch
 def _do_one_batch(self:ClipLearner):
     "Compute a batch, in parts during training; where memory is short, in twice as many from then on"
-    if not self.yb: # as for `get_preds` of images without labels
-        with self.in_precision(): Learner._do_one_batch(self)
-        self.pred = self.pred.float()
-        return
     own = getattr(self.dl, 'own', None)
-    counts = [find_bs(self.yb)] if own is None else from_all_processes(own) # images of each process
-    if not self.training: return self.compute(self.model, counts)
-    one_process = n_processes() == 1
-    mixes_labels = any(isinstance(cb, MixHandler) for cb in self.cbs)
-    if mixes_labels and not (one_process and self.accumulate == 1): raise ValueError(
-        'MixUp and CutMix mix the labels of a whole batch, and accumulate or several processes compute it in parts: '
-        'leave one out.')
-    can_halve = self.can_split and one_process and not mixes_labels
-    batch = self.xb, self.yb
+    counts = [find_bs(self.xb)] if own is None else from_all_processes(own) # images of each process
+    if not (self.training and self.yb): return self.compute(self.model, counts)
+    xb, yb = self.xb, self.yb
     while True:
         try: return self.in_parts(counts)
         except (RuntimeError, MemoryError) as e:
-            if not (can_halve and self.accumulate < counts[0] and is_out_of_memory(e)): raise
-        self.xb, self.yb = batch
+            can_halve = self.can_split and len(counts) == 1 and self.accumulate < counts[0]
+            if not (can_halve and is_out_of_memory(e)): raise
+        self.xb, self.yb = xb, yb
         self.opt.zero_grad()
         release_memory()
         self.accumulate *= 2
         say_once(f'memory is short: batches are computed in {self.accumulate} parts from here on; weights change by '
                  'rounding alone')
 
+@patch(as_prop=True)
+def can_split(self:ClipLearner): # bool
+    "May a batch be computed in parts? Not if MixUp, another loss, or BatchNorm may look at all of it"
+    is_mean = isinstance(self.loss_func, CrossEntropyLossFlat) # over images, and MixUp puts another one in its place
+    return is_mean and not (self.student.head_from_text or self.recipe['train_batchnorm'])
+
 @patch
-def compute(self:ClipLearner, model:nn.Module, counts:list):
-    "Compute outputs and loss; afterwards `pred` and `yb` hold the images of all processes"
+def compute(self:ClipLearner, model:nn.Module, counts:list): # counts: images of each process
+    "fastai's forward pass and loss; afterwards `pred` and `yb` hold the images of all processes"
     self.counts = counts
     with self.in_precision():
         self.pred = model(*self.xb).float()
         self('after_pred')
-        self.pred = gathered(self.pred, counts)
-        self.yb = tuple(gathered(y, counts) for y in self.yb)
-        self.loss_grad = self.loss_func(self.pred, *self.yb)
-        self.loss = self.loss_grad.clone()
+        if self.yb: # images to predict have no labels
+            self.pred = gathered(self.pred, counts)
+            self.yb = tuple(gathered(y, counts) for y in self.yb)
+            self.loss_grad = self.loss_func(self.pred, *self.yb)
+            self.loss = self.loss_grad.clone()
         self('after_loss')
 
 @patch
@@ -464,23 +431,21 @@ def weight_of(self:ClipLearner, y:torch.Tensor): # number, or scalar tensor
     return loss.weight[y].sum() if weighted else len(y)
 
 @patch
-def in_parts(self:ClipLearner, counts:list):
-    "A step of training whose batch is computed in `accumulate` parts"
-    xb, yb = self.xb, self.yb
-    start, results = 0, []
-    by_process = [torch.arange(n).tensor_split(self.accumulate) for n in counts]
-    sizes = [tuple(map(len, part)) for part in zip(*by_process)] # of each part: how many images each process has
-    sizes = [part for part in sizes if sum(part)]
+def in_parts(self:ClipLearner, counts:list): # counts: images of each process
+    "A step of training whose batch is computed in `accumulate` parts, whose gradients add up"
+    xb, yb, results, start = self.xb, self.yb, [], 0
+    by_process = [[len(part) for part in torch.arange(n).tensor_split(self.accumulate)] for n in counts]
+    parts = [part for part in zip(*by_process) if any(part)] # of each: how many images of each process it has
     whole = self.weight_of(gathered(yb[0], counts))
-    for k, part in enumerate(sizes):
+    for k, part in enumerate(parts):
         if k and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch() # it left autocast after the loss
         n = part[rank()]
         rows = slice(start, start+n) if n else slice(1) # one that stands in
         self.xb, self.yb = [x[rows] for x in xb], [y[rows] for y in yb]
         start += n
-        with nullcontext() if k == len(sizes)-1 else self.no_sync(): # processes share gradients with the last part
+        with nullcontext() if k == len(parts)-1 else self.no_sync(): # processes share gradients with the last part
             self.compute(self.wrapped, part)
-            share = self.weight_of(self.yb[0])/whole
+            share = self.weight_of(self.yb[0])/whole # of the part in the mean over the batch
             self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
             self._with_events(self._backward, 'backward', CancelBackwardException)
         results.append((self.pred.detach(), self.yb, self.loss.detach()))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from fastai.callback.core import Callback
 from fastai.learner import Learner, ValueMetric
 from fastai.torch_core import to_device
@@ -20,6 +20,7 @@ from functools import cached_property, partial
 from operator import attrgetter
 from ..base.registry import Method
 from ..base.text import kind_and_shape, option
+from ..base.devices import PRECISIONS
 from ..base.distributed import gathered, rank
 from ..weights.safetensors_io import state_hash
 from ..models.clip import text_features, unit_length
@@ -41,16 +42,16 @@ class Step:
         self.cross_entropy = cross_entropy # scalar, with the label smoothing; or what loss_func makes of logits and y
         self.step, self.epoch = learn.train_iter, learn.epoch # position, from 0
         self.steps = learn.n_epoch*len(learn.dls.train)       # in all
-        kind = x.device.type # do the towers compute in half precision, and in which? Losses don't
-        self.autocast = dict(dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
     @property
     def classifier(self): return self.learn.student # an `ImageClassifier`, with gradients
     @property
     def initial(self): return self.learn.initial # a frozen copy of the classifier that fine-tuning began with
 
-    def towers(self): # context in which towers compute with the precision of the training
-        return torch.autocast(self.x.device.type, **self.autocast)
+    def towers(self): # context in which towers compute with the precision of the training; losses compute in fp32
+        precision = self.learn.recipe['precision']
+        if precision == 'fp32': return nullcontext()
+        return torch.autocast(self.x.device.type, PRECISIONS[precision])
 
     def of_length_1(self, features): # which they are already, unless the head takes them as they are
         return features if self.classifier.head.normalize else unit_length(features)
@@ -296,12 +297,10 @@ class Constraint(Callback):
     def after_cancel_step(self): self.canceled = True
 
     @torch.no_grad()
-    def after_step(self):
-        if not self.canceled: self.constrain(self.share)
-        self.canceled, self.share = False, 0.
-
-    def constrain(self, share:float):
-        "Change the weights; after a bad step none moves"
+    def after_step(self): # after a bad step no weight moves
+        share, canceled = self.share, self.canceled
+        self.share, self.canceled = 0., False
+        if canceled: return
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
         spoilt = getattr(self.learn, 'spoilt', None)
         for (p,p0),memory in zip(self.pairs, self.memories):

@@ -29,27 +29,27 @@ def checkpoint_file(folder:str|Path) -> Path:
 class Checkpoint(Callback):
     "Keep the newest state of a training in one file"
     order = 90
-    def __init__(self, folder:str|Path, steps:int=None):
-        self.file, self.steps = checkpoint_file(folder), steps
-        self.done = 0 # steps before this run
-        self.saved = {} # tensors of the checkpoint that it goes on from
-        self.terminated = False
-
-    def prepare(self, learn:Learner, resume:bool, recipe:dict): # before the fit: inside it fastai garbles messages
-        self.loader, self.resumes = learn.dls.train, resume
-        if not (isinstance(self.loader, ClipDL) and isinstance(learn.opt, OptimWrapper)): raise ValueError(
+    def __init__(self, learn:Learner, recipe:dict, folder:str|Path,
+        steps:int=None, # save every so many steps, and after each epoch
+        resume:bool=False # go on from the file, if there is one
+    ):
+        if not (isinstance(learn.dls.train, ClipDL) and isinstance(learn.opt, OptimWrapper)): raise ValueError(
             'checkpoint_dir needs DataLoaders from clip_dataloaders, whose order can be repeated, and an optimizer of '
             "PyTorch, as in opt_func=partial(OptimWrapper, opt=torch.optim.…). With others fastai's SaveModelCallback "
             'keeps weights.')
-        self.run_recipe, self.epochs_before = loads(dumps(recipe)), self.loader.epoch
-        if self.file.exists():
-            if not resume: raise FileExistsError(
-                f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
-                f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
-            tidy(self.file.parent) # if all epochs are done, nothing more is written there
-            self.load(learn)
-            if learn.logger is not noop: print(self.position(), file=sys.stderr, flush=True)
-        return self
+        self.file, self.steps, self.resumes = checkpoint_file(folder), steps, resume
+        self.run_recipe = loads(dumps(recipe)) # as it is read from a file
+        self.loader, self.epochs_before = learn.dls.train, learn.dls.train.epoch # of its earlier fits
+        self.done = 0 # steps before this run
+        self.saved = {} # tensors of the checkpoint that it goes on from
+        self.terminated = False
+        if not self.file.exists(): return
+        if not resume: raise FileExistsError(
+            f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
+            f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
+        tidy(self.file.parent) # if all epochs are done, nothing more is written there
+        self.load(learn)
+        if learn.logger is not noop: print(self.position(), file=sys.stderr, flush=True)
 
     def position(self):
         "Where the training goes on"
