@@ -1,5 +1,6 @@
 "What callbacks see: stand-in images of several processes, which count for nothing, busy cores, falling accuracy."
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -75,3 +76,18 @@ def test_worse_than_before_in_the_midst_of_a_training(tmp_path):
     watched, others = (images.subset(images.labels == k) for k in range(2))
     with pytest.warns(UserWarning, match="After epoch 2 accuracy on the 3 validation images is 0.0%"):
         clip_learner(start, clip_dataloaders(others, start, 3, watched), progress=False).fit_cosine(4, lr=1e-2)
+
+
+def test_a_bar_shows_the_loss_and_the_time_left(tmp_path, monkeypatch):
+    "While it trains; fastai's other passes have bars, too."
+    from wiseft.train.learner import clip_learner
+    from wiseft.train.loaders import clip_dataloaders
+
+    monkeypatch.setattr("wiseft.train.learner.has_visible_bar", lambda: True)
+    start, images = pico_classifier(["a", "b"]), noise_images(tmp_path, 0)
+    learn = clip_learner(start, clip_dataloaders(images, start, 2, images))
+    learn.validate()
+    assert learn.progress.shown == ""
+    learn.fit_cosine(2)
+    learn.get_preds()
+    assert re.fullmatch(r"\d+\.\d{4}, (\d+ s left)?", learn.progress.shown)

@@ -109,7 +109,7 @@ class ClipGradients(Callback):
         self.learn.gradient_norm = nn.utils.clip_grad_norm_(weights, self.max_norm)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #6ccc6352
-EVERY = 10 # steps between two looks at the numbers on the device
+EVERY = 10 # steps between two looks at numbers on the device, each of which waits for it
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #f81d421d
 class Watch(Callback):
@@ -128,10 +128,11 @@ class Watch(Callback):
         self.learn.spoilt = bad if self.spoilt is None else self.spoilt | bad
         where = dict(step=self.train_iter, epoch=self.epoch, lr=self.opt.hypers[-1]['lr'])
         self.steps.append((where, numbers))
+        # a fused optimizer of PyTorch skips steps while its `found_inf` is not 0, so the numbers can be looked at later
         optimizer = getattr(self.opt, 'opt', None)
-        skips = optimizer is not None and optimizer.defaults.get('fused')
-        if skips: optimizer.found_inf = self.spoilt.float()
-        if not skips or len(self.steps) == EVERY: self.look()
+        can_skip = optimizer is not None and optimizer.defaults.get('fused')
+        if can_skip: optimizer.found_inf = self.spoilt.float()
+        if not can_skip or len(self.steps) == EVERY: self.look()
 
     def look(self):
         "Fetch the numbers of the last steps, and stop if one is not finite"
@@ -155,9 +156,10 @@ class Watch(Callback):
         self.n_images += len(self.yb[0])
 
     def after_epoch(self):
+        start = self.learn.initial_accuracy # None in `validate` before the first fit
         # early dips are usual
-        if self.warned or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
-        start, now = self.learn.initial_accuracy, int(self.right)/self.n_images
+        if self.warned or start is None or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
+        now = int(self.right)/self.n_images
         if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.n_images) or rank(): return
         self.warned = True
         warn_user(
@@ -209,10 +211,10 @@ class LossOnDevice(AvgSmoothLoss):
 
 class Progress(ProgressCallback):
     "fastai's progress bar; every few steps it shows the loss, and the time left of the whole fit"
-    name = 'progress'
+    name, shown = 'progress', ''
     def before_fit(self):
         super().before_fit()
-        self.began, self.steps, self.shown = perf_counter(), 0, ''
+        self.began, self.steps = perf_counter(), 0
     def after_batch(self):
         self.pbar.update(self.iter+1)
         if self.training:

@@ -266,7 +266,6 @@ class ClipLearner(Learner):
         progress:bool, **kwargs # of `Learner`
     ):
         self.given, self.image_dls, self.recipe = given, image_dls, recipe
-        self.bf16 = recipe['precision'] == 'bf16' # compute in bfloat16, with weights in float32
         self.accumulate = recipe.get('accumulate', 1) # parts that each batch is computed in
         self.initial_accuracy = self.stop_reason = None # before the first step; why training ended
         super().__init__(dls, model, **kwargs)
@@ -324,8 +323,9 @@ class ClipLearner(Learner):
         if self.stop_reason and not is_lr_find: raise FloatingPointError(self.stop_reason)
 
     def in_precision(self):
-        "Context in which models compute in the precision of the training; fastai's `to_bf16` knows CUDA only"
-        return torch.autocast(self.student.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        "Context in which models compute in bfloat16 if the training does; fastai's `to_bf16` knows CUDA only"
+        is_bf16 = self.recipe['precision'] == 'bf16'
+        return torch.autocast(self.student.device.type, torch.bfloat16) if is_bf16 else nullcontext()
 
 # %% ../../nbs/api/train/07_learner.ipynb #82fdebf2
 @patch

@@ -193,6 +193,7 @@ class ClipDL(TfmdDL):
         workers = self.source.n_workers(self.shuffle, device)
         for batch in Feeder(read, [share(o) for o in lists], device, workers):
             self.own = len(batch[0]) if batch else 0
+            # a process without a readable image takes part with one that counts for nothing
             if not batch and n_processes() > 1: batch = to_device(self.source.stand_in(), self.device)
             if batch: yield self.after_batch(batch)
         self.after_iter()
@@ -241,17 +242,20 @@ def clip_dataloaders(
         if captions and images is not validation: # labeled images to watch stay labeled
             warn_of_texts(clip, images.classnames, captions=True)
             tokens = clip.tokenizer(images.classnames) # (n_captions, context length)
-        # training reads batches from here; the items are for what else fastai does with a data set
         pixels = PixelSource(images, clip, crop_scale if shuffle else None, progress, tokens, workers)
-        items = [OneImage(images, i) for i in range(len(images))]
-        # setting lists up, fastai would open the first image, which may be unreadable
-        opened = TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types])
-        labels = TfmdLists(items, ClassLabels(images.classnames), do_setup=False, types=[OneImage])
-        loaders.append(ClipDL(Datasets(tls=[opened, labels]), pixels, seed, bs=batch_size, shuffle=shuffle,
+        loaders.append(ClipDL(_image_by_image(images, clip), pixels, seed, bs=batch_size, shuffle=shuffle,
                               num_workers=0, after_item=ToTensor(), after_batch=Normalized(clip)))
     if captions: loaders[0].source.captions = dict( # for the recipe
         table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
     return DataLoaders(*loaders, device=clip.device)
+
+def _image_by_image(images, clip): # fastai's `Datasets`
+    "Pictures and labels for fastai's `predict`, `test_dl`, and the like; `ClipDL` reads batches from its source"
+    items = [OneImage(images, i) for i in range(len(images))]
+    # setting lists up, fastai would open the first image, which may be unreadable
+    opened = TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types])
+    labels = TfmdLists(items, ClassLabels(images.classnames), do_setup=False, types=[OneImage])
+    return Datasets(tls=[opened, labels])
 
 def _labeled_sets(source, validation, classnames): # two `ImageSet`s
     "Images to train on and to watch; by default the suite's own or a tenth of the images is watched"
@@ -330,18 +334,18 @@ def feature_dataloaders(
     "Loaders of cached features, computed without random crops"
     loaders = []
     for dl in dls:
-        pixels, features, labels = getattr(dl, 'source', None), [], []
+        pixels = getattr(dl, 'source', None)
         if isinstance(pixels, PixelSource): # from the cache, where an earlier training may have left them
             cached = extract_features(classifier, pixels.images, dl.bs, progress=pixels.progress)
             for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
-            source = FeatureSource(cached.features, cached.labels)
+            features, labels = cached.features, cached.labels
         else:
+            batches = []
             for x, y in unaugmented_batches(dls, dl):
                 with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
-                features.append(f.cpu())
-                labels.append(torch.as_tensor(y).long().cpu())
-            source = FeatureSource(torch.cat(features), torch.cat(labels))
-        data = TensorDataset(source.features, source.labels)
+                batches.append((f.cpu(), torch.as_tensor(y).long().cpu()))
+            features, labels = map(torch.cat, zip(*batches))
+        data, source = TensorDataset(features, labels), FeatureSource(features, labels)
         bs, shuffle = getattr(dl, 'bs', None) or dl.batch_size, getattr(dl, 'shuffle', dl is dls.train)
         loaders.append(ClipDL(data, source, getattr(dl, 'seed', 0), bs=bs, shuffle=shuffle, num_workers=0))
     return DataLoaders(*loaders, device=classifier.device)

@@ -21,15 +21,15 @@ def run_recipe(
     **schedule, # epochs, learning rates, warm-up
 ) -> dict: # as JSON has it
     "Everything that determines a training"
-    dl = learn.dls.train
-    source = getattr(dl, 'source', None)
-    began = learn.given.recipe.get('start_method')
-    own = [learn.recipe.get(kind) for kind in ('train', 'loss', 'pull')]
-    methods = [m['name'] for m in (began, *own) if isinstance(m, dict)]
+    initialization = learn.given.recipe.get('start_method')
+    methods = [initialization, learn.recipe['train'], learn.recipe.get('loss'), learn.recipe.get('pull')]
+    names = [m['name'] for m in methods if isinstance(m, dict)] # 'head' trains without a method
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
-    recipe = dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule)
-    if began: recipe['start_method'] = began
+    recipe = dict(tuning=' + '.join(names) or 'plain', **learn.recipe, averages=averages, **schedule)
+    if initialization: recipe['start_method'] = initialization
+    dl = learn.dls.train
     recipe |= dict(batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None))
+    source = getattr(dl, 'source', None) # of loaders from `clip_dataloaders`
     captions = getattr(source, 'captions', None)
     # a renamed table is still the same
     if captions: recipe['captions'] = dict(sha256=captions['sha256'], pairs=captions['pairs'])
@@ -42,8 +42,8 @@ def run_circumstances(
 ) -> dict: # as JSON has it
     "Circumstances of a training: versions, device, threads, duration, validation images, and name of the captions"
     device = learn.student.device
-    name = f'{device.type}, {platform.machine()}'
-    if device.type == 'cuda': name = torch.cuda.get_device_name(device)
+    is_cuda = device.type == 'cuda'
+    name = torch.cuda.get_device_name(device) if is_cuda else f'{device.type}, {platform.machine()}'
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__, python=platform.python_version())
     about = dict(versions=versions, device=name, seconds=round(seconds, 1))

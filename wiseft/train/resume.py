@@ -56,8 +56,7 @@ class Checkpoint(Callback):
         epochs, n = self.run_recipe['epochs'], len(self.loader)
         epoch, step = divmod(self.done, n)
         if epoch == epochs: return f'all {epochs} epochs were done'
-        loss = '; the training loss of this epoch is that of the steps from here on' if step else ''
-        return f'resumes epoch {epoch+1} at step {step+1} of {n}{loss}'
+        return f'resumes epoch {epoch+1} at step {step+1} of {n}'
 
     def before_fit(self): # after those of callbacks that keep something
         self.learn.train_iter = self.done
@@ -101,15 +100,12 @@ def stoppable(self:Checkpoint):
     finally: signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 # %% ../../nbs/api/train/05_resume.ipynb #0a0782ae
-def _generator(device): # arguments of PyTorch's functions for the random generator; MPS has one device
-    return () if device.type == 'mps' else (device,)
-
 def _restore_noise(state, device):
     "Restore PyTorch's random generators"
     torch.set_rng_state(state['noise.cpu'])
     there = state.get(f'noise.{device.type}') # not where the training was on another kind of device
     if device.type != 'cpu' and there is not None:
-        torch.get_device_module(device).set_rng_state(there, *_generator(device))
+        torch.get_device_module(device).set_rng_state(there, device)
 
 # %% ../../nbs/api/train/05_resume.ipynb #6dc35ea5
 def _tensors_under(tensors, start): return {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}
@@ -138,7 +134,7 @@ def save(self:Checkpoint):
     if rank(): return # all have the same, and the first writes
     device, tensors['noise.cpu'] = learn.student.device, torch.get_rng_state()
     if device.type != 'cpu':
-        tensors[f'noise.{device.type}'] = torch.get_device_module(device).get_rng_state(*_generator(device))
+        tensors[f'noise.{device.type}'] = torch.get_device_module(device).get_rng_state(device)
     plain = dict(copy=True, memory_format=torch.contiguous_format)
     for k, v in tensors.items(): tensors[k] = v.detach().to('cpu', **plain)
     position = dict(step=learn.train_iter, epochs_before=self.epochs_before, initial_accuracy=learn.initial_accuracy,

@@ -97,6 +97,6 @@ def lr_factor_per_weight(
     depths = defaultdict(set) # in each part
     for n, p in positions.items(): depths[part_of(n)].add(p.depth)
     for n in names:
-        later_blocks = sum(depth > positions[n].depth for depth in depths[part_of(n)])
-        factors[n] *= decay**later_blocks
+        later_blocks = [depth for depth in depths[part_of(n)] if depth > positions[n].depth]
+        factors[n] *= decay**len(later_blocks)
     return factors
