@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Precision', 'Half', 'Workers', 'Device',
-           'standard_output', 'say', 'wrote', 'show_table', 'in_percent', 'Commands', 'command', 'check_folder',
+           'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent', 'Commands', 'command', 'check_folder',
            'set_workers', 'output_option', 'chosen_device', 'load_methods', 'load_images', 'load_by_name',
            'split_names', 'split_numbers', 'check_ending']
 
@@ -41,6 +41,8 @@ def _is_first(): return not _several_processes() or (os.environ.get('RANK') or '
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
+def warn(text:str): say(f'warning: {text}', anyone=True)
+
 def _escaped(text): # text
     "Escape markup and control characters: names may come from strangers' files"
     hidden = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c != '\n'
@@ -55,9 +57,11 @@ def show_table(frame, title:str|None=None):
         table.add_column(_escaped(str(c)), justify='right' if numbers else 'left', overflow='fold')
     for row in frame.itertuples(index=False):
         cells = []
-        for column, v in zip(frame, row): # percent with one digit, α as given, nothing for NaN
-            form = '' if not isinstance(v, float) else 'g' if column == 'alpha' else '.1f'
-            cells.append(_escaped('' if v != v else f'{v:{form}}'))
+        for column, v in zip(frame, row):
+            if v != v: text = '' # NaN
+            elif isinstance(v, float): text = f'{v:g}' if column == 'alpha' else f'{v:.1f}' # percent
+            else: text = str(v)
+            cells.append(_escaped(text))
         table.add_row(*cells)
     standard_output().print(table)
 
@@ -76,7 +80,7 @@ def _warned(message, category, filename, lineno, file=None, line=None):
     "Print the library's own warnings as one line each; hide those of other packages"
     own = Path(find_spec('wiseft').origin).parent in Path(filename).parents
     in_cell = category is UserWarning and not Path(filename).is_file() # a command that a notebook defines
-    if own or in_cell: say(f'warning: {message}', anyone=True)
+    if own or in_cell: warn(message)
 
 _debug = _quiet = False
 _TYPER_ERRORS = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # typer ends the command for these
@@ -86,32 +90,34 @@ _EXPECTED = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingP
 def _errors_in_one_line(stopped, called):
     "Turn errors into one line and an exit code, and Ctrl-C into the given line"
     try:
-        with _stoppable(), warnings.catch_warnings(), shell_options(called):
+        with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
             if not _debug: warnings.showwarning = _warned
             yield
-    except KeyboardInterrupt as e:
-        _say_last(e, f'stopped: {stopped}', 130)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as e: _exit(e, f'stopped: {stopped}', 130)
     except Exception as e:
         if _debug or isinstance(e, _TYPER_ERRORS): raise
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
-        if not (isinstance(e, _EXPECTED) and message or isinstance(e, ImportError) and 'pip install' in message):
+        expected = isinstance(e, _EXPECTED) and message
+        not_installed = isinstance(e, ImportError) and 'pip install' in message
+        if not (expected or not_installed):
             message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
-        _say_last(e, f'error: {message}', 1)
-        raise typer.Exit(1) from None
+        _exit(e, f'error: {message}', 1)
 
-def _say_last(error, words, code):
-    "Print the final message of a command, in one process only"
-    if not _several_processes(): return say(words, anyone=True)
-    from wiseft.base.distributed import end, told_once
-    message = told_once(error)
-    if message != str(error): words = message and f'error: {message}'
-    if words: say(words, anyone=True)
-    end(code)
+def _exit(error, words, code):
+    "End the command with a last message, which only one of several processes prints"
+    if _several_processes():
+        from wiseft.base.distributed import end, told_once
+        message = told_once(error) # None: another process reports it
+        if message is None: words = ''
+        elif message != str(error): words = f'error: {message}' # another process has died
+        if words: say(words, anyone=True)
+        end(code)
+    else: say(words, anyone=True)
+    raise typer.Exit(code) from None
 
 # %% ../../nbs/api/shell/00_app.ipynb #e61a3800
 @contextmanager
-def _stoppable():
+def _ctrl_c_by_signals():
     "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
     signals = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
     signals = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
