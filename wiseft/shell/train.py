@@ -115,13 +115,15 @@ Captions = Annotated[Optional[Path], typer.Option('--captions',
 def suite_of(
     data:str, # the argument of a command
     classnames:list|None=None, # of the classifier
+    shift:list|None=None, # shifted sets, for a folder that isn't a suite
 ): # `Suite`
-    "Load the suite, or a folder of images as one"
+    "Load the suite, or a folder of images as the reference of one"
     from wiseft.data.suites import is_suite,load_suite
     if is_suite(data): return load_suite(data, classnames=classnames)
-    return load_images(reference=data, classnames=classnames)
+    return load_images(reference=data, shift=shift, classnames=classnames)
 
-def _with_training_images(data, classnames=None): # `Suite`
+def _suite_to_train_on(data, classnames=None): # `Suite`
+    "Load the suite; ValueError if it has no training images"
     suite = suite_of(data, classnames)
     if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
     return suite
@@ -151,7 +153,7 @@ def probe(
     device,place = chosen_device(device)
     with first_writes(output, force, 'classifier') as tmp:
         vision = load_vision(model, weights, device=device)
-        suite = _with_training_images(data)
+        suite = _suite_to_train_on(data)
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
@@ -177,55 +179,52 @@ def named_numbers(options:list|None) -> dict: # name -> number
     return values
 
 def with_settings(
-    methods:dict, # kind -> `Method`, or a word
+    methods:dict, # kind -> `Method`
     settings:list|None, # as `--set` gives them
 ) -> dict:
-    "The methods with these hyperparameters; each goes to the method that has it"
-    methods = dict(methods)
-    known = [(name, kind) for kind, m in methods.items() for name in _numeric_hyperparameters(m)]
+    "The methods with these hyperparameters; each goes to the only method that has it"
+    methods, numeric = dict(methods), []
+    for kind, m in methods.items():
+        for name, p in m.parameters.items():
+            is_number = type(p.default) in (int, float) or p.annotation in (int, float)
+            if is_number or name == m.strength: numeric.append((name, kind))
     for name, value in named_numbers(settings).items():
-        kinds = [kind for other, kind in known if other == name]
+        kinds = [kind for other, kind in numeric if other == name]
         if len(kinds) != 1: raise ValueError(
             f'--set {name}: expected a hyperparameter of one of the methods. There are: '
-            f'{", ".join(other for other, _ in known) or "none"}.')
+            f'{", ".join(other for other, _ in numeric) or "none"}.')
         methods[kinds[0]] = methods[kinds[0]].set(**{name: value})
     return methods
-
-def _numeric_hyperparameters(method): # names
-    "The hyperparameters that are numbers; a word such as 'head' has none"
-    if isinstance(method, str): return []
-    return [name for name, p in method.parameters.items()
-            if type(p.default) in (int, float) or p.annotation in (int, float) or name == method.strength]
 
 # %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
 _KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
 
 def _methods_from_options(captions, names, use, train, settings): # dict kind -> `Method`; of 'train' also a word
-    "The methods of a fine-tuning, with their hyperparameters"
+    "The methods of a fine-tuning, at most one of a kind, with their hyperparameters"
     from wiseft.base.registry import find_method
+    load_methods(use)
     if captions and not names: names = ['FLYP']
-    if names or use: load_methods(use)
-    chosen = {}
+    methods = {}
     for m in map(find_method, names or []):
         if m.kind not in _KINDS: raise ValueError(
             f'{m.name} is of the kind {m.kind}; --method takes {", ".join(_KINDS)}: see `wiseft methods`.')
-        if m.kind in chosen: raise ValueError(
-            f'{chosen[m.kind].name} and {m.name} are both of the kind {m.kind}: give one.')
-        chosen[m.kind] = m
-    if captions and 'initialization' in chosen: raise ValueError(
+        if m.kind in methods: raise ValueError(
+            f'{methods[m.kind].name} and {m.name} are both of the kind {m.kind}: give one.')
+        methods[m.kind] = m
+    if captions and 'initialization' in methods: raise ValueError(
         'An initialization is fitted to labels, and --captions have none: leave out one of them.')
-    # --train, where lora:8 is a method with its strength
-    word, _, number = train.partition(':')
-    if 'train' in chosen and train != 'all': raise ValueError(
+    if 'train' in methods and train != 'all': raise ValueError(
         f'--train {train} and --method both say what trains: give one of them.')
-    if word in ('all', 'head', 'last'): chosen.setdefault('train', train)
-    else:
+    word, _, number = train.partition(':')
+    is_method = word not in ('all', 'head', 'last') # such as lora:8, where 8 is its strength
+    if is_method:
         try:
             method = find_method(word, 'train')
-            chosen['train'] = method.set(**{method.strength: int(number)}) if number else method
+            methods['train'] = method.set(**{method.strength: int(number)}) if number else method
         except ValueError: raise ValueError(
             f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.') from None
-    return with_settings(chosen, settings)
+    methods = with_settings(methods, settings)
+    return methods if 'train' in methods else methods | dict(train=train)
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned',
@@ -260,14 +259,15 @@ def finetune_(
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
     methods = _methods_from_options(captions, method, use, train, settings)
+    # an initialization is called here and an average is a callback; the others are arguments of `finetune`
     initialize, average = methods.pop('initialization', None), methods.pop('average', None)
-    average = average and average() # a callback; the other methods are arguments of `finetune`
+    average = average and average()
     device,place = chosen_device(device, precision)
     with first_writes(output, force, 'classifier') as tmp:
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
-            suite = _with_training_images(data, initial.classnames)
+            suite = _suite_to_train_on(data, initial.classnames)
             images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if initialize: initial = initialize(initial, images, validation)
         if lr is None: lr = usual_lr(initial)
