@@ -15,54 +15,53 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Device,Force,Seed,Workers,app,chosen_device,command,load_images,output_option,say,set_workers,
-    show_table,standard_output,wrote)
+    Device,Force,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
+    standard_output,wrote)
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
 def _shell_line(command, given): # text
-    "A step as a shell command"
+    "A command and its arguments as you would type them; defaults are left out"
     name = command.__name__.rstrip('_')
     words = ['wiseft', name]
     for p in typer.main.get_command(app).commands[name].params:
         value = given.get(p.name)
         if value is None or value == p.default: continue
-        option = [p.opts[-1]] if p.param_type_name == 'option' else []
-        if value is True: words += option
-        elif value is False: words += p.secondary_opts
-        else:
-            for v in value if isinstance(value, list) else [value]: words += [*option, _shell_word(v)]
+        if isinstance(value, bool):
+            words += [p.opts[-1]] if value else p.secondary_opts
+            continue
+        for v in value if isinstance(value, list) else [value]:
+            if p.param_type_name == 'option': words.append(p.opts[-1])
+            like_option = isinstance(v, (str, Path)) and str(v).startswith('-')
+            words.append(f'./{v}' if like_option else str(v))
     return shlex.join(words)
-
-def _shell_word(value): # a path that looks like an option begins with ./
-    return f'./{value}' if isinstance(value, (str, Path)) and str(value).startswith('-') else str(value)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
 def _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device): # clip: options of `zeroshot`
-    "(command, its arguments, what it writes), in order"
+    "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
-    initial, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
-    results, page, on = output/'results.csv', output/'report.html', dict(device=device, force=True)
+    initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
+    results, page = output/'results.csv', output/'report.html'
+    common = dict(device=device, force=True)
     images = dict(suite=data) if is_suite(data) else dict(reference=data)
-    shifted = images | dict(shift=shift)
-    if probe: first = train.probe, dict(model=probe, weights=clip['pretrained'], data=data, seed=seed)
-    else: first = train.zeroshot, clip | dict(classes=data)
-    command, given = first
+    if probe: first, given = train.probe, dict(model=probe, weights=clip['pretrained'], data=data, seed=seed)
+    else: first, given = train.zeroshot, dict(classes=data, **clip)
     return [
-        (command, given | on | dict(output=initial), initial),
-        (train.finetune_, on | dict(
+        (first, dict(output=initial, **given, **common), initial),
+        (train.finetune_, dict(
             classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
-            checkpoints=output/'checkpoints', resume=True), finetuned),
-        (merge.merge_, images | on | dict(
-            zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged), averaged),
-        (evaluate.sweep_, shifted | on | dict(
-            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results), results),
-        (report.report, shifted | dict(results=[results], output=page, force=True), page),
+            checkpoints=output/'checkpoints', resume=True, **common), finetuned),
+        (merge.merge_, dict(
+            zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged, **images, **common), averaged),
+        (evaluate.sweep_, dict(
+            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, **images,
+            **common), results),
+        (report.report, dict(results=[results], output=page, shift=shift, force=True, **images), page),
         (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
 # %% ../../nbs/api/shell/08_run.ipynb #c375f674
-def _begin(output, steps, force):
-    "Make the folder with its commands; ValueError if a run of other commands is there"
+def _write_commands(output, steps, force):
+    "Make the folder and its commands.sh, once; ValueError if a run of other commands is there"
     from wiseft.base.files import atomic_path,tidy
     lines = [_shell_line(command, given) for command, given, _ in steps]
     text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
@@ -70,43 +69,42 @@ def _begin(output, steps, force):
     if output.is_dir(): tidy(output)
     if file.is_file() and not force:
         if file.read_text(encoding='utf-8', errors='surrogateescape') == text: return
-        force = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'} # its first step failed
-        if not force: raise ValueError(
+        first_step_failed = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'}
+        if not first_step_failed: raise ValueError(
             f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
             f"{option('force', True)}.")
-    paths = [p.relative_to(output).as_posix() for *_, p in steps]
-    later = [m if '.' in m else f'{m}/wiseft.json' for m in paths]
-    beside = ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
-    with atomic_path(output, force=force, kind='run', later=[*later, *beside]) as tmp:
+        force = True
+    paths = [path.relative_to(output).as_posix() for *_, path in steps]
+    later = [path if '.' in path else f'{path}/wiseft.json' for path in paths] # also replaced by --force
+    later += ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
+    with atomic_path(output, force=force, kind='run', later=later) as tmp:
         tmp.mkdir()
         (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
 
 # %% ../../nbs/api/shell/08_run.ipynb #72e2130a
-def _images(data, shift, classnames=None): # `Suite`
-    from wiseft.data.suites import is_suite
-    source = dict(suite=data) if is_suite(data) else dict(reference=data, shift=shift)
+def _load_images(data, shift, classnames): # `Suite`
+    "The images, without warnings, which the steps give"
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # the steps warn
-        return load_images(**source, classnames=classnames)
+        warnings.simplefilter('ignore')
+        return train.suite_of(data, classnames, shift)
 
-def _check_images(folder, data, shift):
+def _check_same_images(folder, data, shift):
     "ValueError if finished steps used other images than there are now; a finished run may do without them"
     from wiseft.models.save import read_card
     from wiseft.stats.table_io import read_results
-    if not (folder/'finetuned').exists(): return
     card = read_card(folder/'finetuned')
-    try: images = _images(data, shift, card['classnames'])
+    recipe, changed = card['recipe'], []
+    try: images = _load_images(data, shift, card['classnames'])
     except FileNotFoundError as e:
         if not (folder/'averaged'/'README.md').exists(): raise # of the last step
         return say(f'the images were not found, and this run is finished: here is its result ({e})')
-    recipe = card['recipe']
-    used = dict(training=recipe['images'].split(',')[0], validation=recipe.get('validation_images')) # fingerprints
-    there = dict(training=images.train, validation=images.validation)
-    changed = [f'the {name} images' for name, s in there.items() if used[name] not in (None, s.fingerprint)]
+    if images.train.fingerprint != recipe['images'].split(',')[0]: changed.append('the training images')
+    if recipe.get('validation_images') not in (None, images.validation.fingerprint):
+        changed.append('the validation images')
     if (folder/'results.csv').exists():
         table = read_results(folder/'results.csv')
-        used = dict(zip(table.dataset, table.data_fingerprint))
-        changed += [name for name, s in images.datasets().items() if s.fingerprint != used.get(name)]
+        evaluated = dict(zip(table.dataset, table.data_fingerprint))
+        changed += [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
     if changed: raise ValueError(
         f"{', '.join(changed)}: these images are not those that {folder} was begun with. Choose another name for a new "
         f"run, or replace this one with {option('force', True)}.")
@@ -164,7 +162,8 @@ def run(
     from wiseft.data.prompts import read_classnames
     from wiseft.data.suites import is_suite
     output = Path(output)
-    shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
+    if isinstance(shift, (str, Path)): shift = [shift]
+    shift = list(shift) if shift else None
     if shift and is_suite(data): raise ValueError(
         f'{data} is a suite with shifted sets of its own. Leave out {option("shift")}.')
     if probe and classnames: raise ValueError(
@@ -173,10 +172,11 @@ def run(
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     steps = _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device)
-    if force or not (output/'finetuned').exists(): # what is wrong with images is found before training
-        _images(data, shift, read_classnames(classnames) if classnames else None)
-    _begin(output, steps, force)
-    _check_images(output, data, shift)
+    finetuned = output/'finetuned'
+    if force or not finetuned.exists(): # what is wrong with the images is found before training
+        _load_images(data, shift, classnames and read_classnames(classnames))
+    _write_commands(output, steps, force)
+    if finetuned.exists(): _check_same_images(output, data, shift)
     set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
@@ -211,8 +211,9 @@ def demo(
     from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.show.report import write_report
     from wiseft.stats.table_io import write_results
-    plan, (device, place) = protocol(), chosen_device(device, 'bf16')
+    plan = protocol()
     alpha = plan['alpha']
+    device, place = chosen_device(device, 'bf16')
     with atomic_path(output, force=force, kind='demo') as tmp:
         tmp.mkdir()
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
@@ -232,7 +233,7 @@ def demo(
         report.draw_pictures(table, tmp)
         write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', alpha=alpha,
                      predictions=predictions, images=suite.datasets(), recipe=finetuned.recipe)
-    show_table(evaluate.methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in percent')
+    show_table(evaluate.methods_by_set(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in percent')
     standard_output().print(f"""{decision_beside(output/'results.csv', alpha)}
 
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
