@@ -6,8 +6,6 @@
 __all__ = ['Tables', 'Page', 'ImageSuite', 'ClipBenchmark', 'plot', 'draw_pictures', 'report', 'evaluated_images']
 
 # %% ../../nbs/api/shell/05_report.ipynb #73c87ed0
-import warnings
-from functools import partial
 from pathlib import Path
 from typing import Annotated,List,Optional
 
@@ -15,7 +13,7 @@ import typer
 
 from wiseft.shell.app import (
     Control,DataRoot,Force,Reference,Results,Shift,check_ending,command,load_images,output_option,say,
-    wrote)
+    warn,wrote)
 
 # %% ../../nbs/api/shell/05_report.ipynb #41c656a7
 @command('wiseft plot results.csv -o pictures')
@@ -68,8 +66,9 @@ def report(
 ):
     "Write a results table as one self-contained HTML page."
     check_ending(output, '.html')
+    import pandas as pd
     from wiseft.analysis.predictions import predictions_file,read_predictions
-    from wiseft.analysis.runs import join_runs
+    from wiseft.analysis.runs import compare_ends_of_runs,compare_runs,join_runs
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
     from wiseft.stats.table_io import read_recipes,read_results
@@ -82,25 +81,27 @@ def report(
     if clip_benchmark:
         _for_clip_benchmark(table, recipes, clip_benchmark, force)
         if not output: return
-    # the page
     predictions = {}
     for name, p in zip(names, results):
         file = predictions_file(p)
         predictions[name] = read_predictions(file) if file.exists() else None
         if not file.exists(): say(
             f'no {file}: without predictions for each image the page cannot say whether differences are luck')
-    recipe = answers = images = comparisons = None
+    recipe = None if several else _recipe_to_show(recipes.values())
+    alpha = _alpha_of_report(table, recipe)
     source = suite or reference
-    if several: comparisons = _comparisons_of_runs(table, predictions)
-    else:
-        recipe, answers = _recipe_to_show(recipes.values()), predictions[names[0]]
+    comparisons = answers = images = None
+    if several and all(predictions.values()):
+        both = compare_runs(predictions, alpha), compare_ends_of_runs(predictions, alpha)
+        comparisons = pd.concat(both, ignore_index=True)
+    elif not several:
+        answers = predictions[names[0]]
         if answers and source: images = evaluated_images(answers, suite, reference, shift, control)
         elif answers: say('no pictures of images whose answers changed: for these give --reference and --shift, or '
                           '--suite, as to sweep')
     sets = [str(source) if d == REFERENCE and source else d for d in dataset_order(table) if d not in MEANS]
     title = f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
     output = output or results[0].with_suffix('.html')
-    alpha = _alpha_of_report(table, recipe)
     write_report(table, output, title, comparisons, alpha=alpha, force=force, predictions=answers, images=images,
                  recipe=recipe)
     wrote(output)
@@ -110,37 +111,27 @@ def _recipe_to_show(recipes): # dict, or None
     "The only recipe that tells more than the architecture, or the only one of an average with a chosen α"
     known = [{k: v for k, v in r.items() if k != 'model'} for r in recipes]
     known = [r for r in known if r]
-    averages = [r for r in known if _how_alpha_was_chosen(r)]
-    if len(known) == 1: return known[0]
-    return averages[0] if len(averages) == 1 else None
+    if len(known) > 1: known = [r for r in known if _how_alpha_was_chosen(r)]
+    return known[0] if len(known) == 1 else None
 
-def _how_alpha_was_chosen(recipe):
-    "How α was chosen"
-    how = (recipe or {}).get('merge') or {}
-    return how.get('chosen', '') if how.get('name') == 'weight-space' else ''
+def _how_alpha_was_chosen(recipe): # sentences; '' for other merges than an average
+    merge = recipe.get('merge') or {}
+    return merge.get('chosen', '') if merge.get('name') == 'weight-space' else ''
 
-def _alpha_of_report(table, recipe=None): # `ChosenAlpha`
-    "The α that a report is about: the one nearest to the chosen one; nearest to 0.5 if none or an end was chosen"
+def _alpha_of_report(table, recipe): # `ChosenAlpha`; its `validated` is the α that validation images chose, or None
+    "The table's α nearest to the chosen one; nearest to 0.5 if none or an end was chosen"
     from wiseft.infer.rules import ChosenAlpha
-    chosen = _how_alpha_was_chosen(recipe)
-    validated = recipe['merge']['alpha'] if chosen else None # by validation images
-    middle = .5 if validated in (None, 0, 1) else validated
+    sentences = _how_alpha_was_chosen(recipe or {})
+    validated = recipe['merge']['alpha'] if sentences else None
+    target = .5 if validated in (None, 0, 1) else validated
     n_runs = table[table.method == 'weight-space'].groupby('alpha').tuning.nunique()
-    alphas = n_runs.index[n_runs == n_runs.max()] # of all runs, if there are such
-    alpha = ChosenAlpha(alphas[abs(alphas-middle).argmin()] if len(alphas) else .5, chosen)
+    alphas = n_runs.index[n_runs == n_runs.max()] # that all runs have, if there are such
+    nearest = alphas[abs(alphas-target).argmin()] if len(alphas) else .5
+    alpha = ChosenAlpha(nearest, sentences)
     alpha.validated = validated
     return alpha
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a007
-def _comparisons_of_runs(table, predictions): # table, or None
-    "Comparisons of averages and ends of several runs; None if one has no predictions"
-    import pandas as pd
-    from wiseft.analysis.runs import compare_ends_of_runs,compare_runs
-    if not all(predictions.values()): return None
-    alpha = _alpha_of_report(table)
-    both = compare_runs(predictions, alpha),compare_ends_of_runs(predictions, alpha)
-    return pd.concat(both, ignore_index=True)
-
 def evaluated_images(
     predictions, # `KeptPredictions`
     suite:str|None, reference:Path|None=None, shift:list|None=None,
@@ -150,11 +141,11 @@ def evaluated_images(
     from wiseft.data.control import control_sets
     evaluated = predictions.images # a row per image
     split = evaluated.split.iloc[0]
-    load = partial(load_images, suite, reference, shift, allow_incomplete=True, training=split=='validation')
-    try: loaded = load()
+    options = dict(allow_incomplete=True, training=split == 'validation')
+    try: loaded = load_images(suite, reference, shift, **options)
     except ValueError: # shifted sets may have classes that the reference lacks; only pictures are taken from here
-        classnames = evaluated.label[evaluated.role != 'control'].unique()
-        loaded = load(classnames=list(classnames))
+        classnames = list(evaluated.label[evaluated.role != 'control'].unique())
+        loaded = load_images(suite, reference, shift, classnames, **options)
     sets = loaded.datasets(split) | control_sets(control)
     files = {d: set(rows.file) for d, rows in evaluated.groupby('dataset', observed=True)}
     unchanged = {d: images for d, images in sets.items() if set(images.files()) == files.get(d)}
@@ -172,7 +163,7 @@ def _for_clip_benchmark(table, recipes, folder, force):
     architectures = set(models.values())
     if len(architectures) == 1: models = dict.fromkeys(table.classifier, *architectures)
     unknown = [c for c in table.classifier.unique() if c not in models]
-    if unknown: warnings.warn(
+    if unknown: warn(
         f'No recipe beside the table names the architecture of {first_few(unknown)}: the files for CLIP_benchmark '
         'call it CLIP.')
     wrote(write_clip_benchmark(table, folder, models, force=force))
