@@ -55,16 +55,16 @@ def merge_(
     from wiseft.weights.files import MERGEKIT_WORDS
     from wiseft.weights.merge import merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
-    written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
-    if use or written or rule != 'weight-space': load_methods(use)
-    if not written: recipe = _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision)
-    else:
+    from_recipe, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
+    if use or from_recipe or rule != 'weight-space': load_methods(use) # takes seconds
+    if from_recipe:
         if finetuned or alpha or rule != 'weight-space' or settings or precision: raise typer.BadParameter(
             'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set and '
             '--precision out, or change the recipe.')
         recipe = read_recipe(zeroshot)
+    else: recipe = _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision)
     recipe.images = _validation_source(suite, reference) or recipe.images
-    if (keep is None) != (not control) or control and not auto: raise typer.BadParameter(
+    if (keep is not None or control) and not (keep is not None and control and auto): raise typer.BadParameter(
         '--keep and --control go together, and with --alpha auto.')
     if dry_run:
         from wiseft.models.load import load_classifier
@@ -76,15 +76,20 @@ def merge_(
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
     if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
         f'{names}: give classifier folders or files, not both.')
-    if auto or recipe.method.needs_images: _check_images(recipe, auto)
+    if auto or recipe.method.needs_images:
+        what = '--alpha auto' if auto else recipe.method.title
+        if not recipe.of_classifiers: raise ValueError(
+            f'{what} needs classifier folders, because it uses images. These are files of weights.')
+        if not recipe.images: raise ValueError(
+            f'{what} needs validation images of the reference. Give --reference, or --suite.')
     if dry_run: return say(f'nothing is missing: {names} can be merged')
-    if not recipe.of_classifiers: merge_by_recipe(recipe, output, force=force)
-    else: _merge_folders(recipe, output, device, force, _alpha_rule(keep, control) if auto else None)
-    if written: say(f'merged {names}')
-    used, theirs = merge_recipe(recipe.method), recipe.method.mergekit
-    spelling = MERGEKIT_WORDS if theirs else {}
+    if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, keep, control)
+    else: merge_by_recipe(recipe, output, force=force)
+    if from_recipe: say(f'merged {names}')
+    used, mergekit_name = merge_recipe(recipe.method), recipe.method.mergekit
+    spelling = MERGEKIT_WORDS if mergekit_name else {}
     values = [f'{spelling.get(k, k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
-    say(f'merged by {", ".join([theirs or used["name"], *values])}')
+    say(f'merged by {", ".join([mergekit_name or used["name"], *values])}')
     wrote(output)
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7adc9f67
@@ -114,48 +119,38 @@ def _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision):
 
 # %% ../../nbs/api/shell/03_merge.ipynb #df741fa0
 def _validation_source(suite, reference): # dict, as in a `Recipe`
-    "Where validation images lie"
+    "Where the validation images lie; a folder by its absolute path"
     from wiseft.data.layouts import FAMILIES
     from wiseft.data.suites import EMBEDDED
     if not suite: return dict(reference=reference) if reference else {}
     in_folder = Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES)
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
-def _alpha_rule(keep, control): # as `choose_alpha` takes it
-    "The rule of `--alpha auto`"
-    from wiseft.infer.rules import keeps
-    return keeps(keep/100, control) if control else 'nearest'
-
-def _check_images(recipe, auto):
-    "ValueError if a rule has no validation images, or cannot use them"
-    what = '--alpha auto' if auto else recipe.method.title
-    if not recipe.of_classifiers: raise ValueError(
-        f'{what} needs classifier folders, because it uses images. These are files of weights.')
-    if not recipe.images: raise ValueError(
-        f'{what} needs validation images of the reference. Give --reference, or --suite.')
-
 # %% ../../nbs/api/shell/03_merge.ipynb #0b443d98
-def _merge_folders(recipe, output, device, force, choose): # choose: rule of `--alpha auto`, or None
-    "Merge saved classifiers, or search among them"
+def _merge_classifiers(recipe, output, device, force, auto, keep, control):
+    "Merge saved classifiers, with an α chosen on validation images if `auto`, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
-    from wiseft.infer.rules import choose_alpha
+    from wiseft.infer.rules import choose_alpha,keeps
     from wiseft.models.load import load_classifier
     from wiseft.weights.merge import check_not_swapped
     from wiseft.weights.recipes import HALVES,merged_classifier
     device, _ = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
-        loaded = cache(lambda path, base=None: load_classifier(path, device, base=base)) # each once
+        @cache # each is loaded once
+        def load(path, base=None): return load_classifier(path, device, base=base)
         images = None
-        if choose or recipe.method.needs_images:
+        if auto or recipe.method.needs_images:
             source = recipe.images.get('suite') or recipe.images['reference']
-            images = suite_of(source, loaded(recipe.paths[0]).classnames).validation
-        if choose: # α, the other hyperparameters being as they are
-            ends = loaded(recipe.base), loaded(recipe.finetuned[0], loaded(recipe.base))
-            check_not_swapped(*ends)
-            recipe.method = recipe.method.set(alpha=choose_alpha(*ends, images, choose, recipe.method))
+            images = suite_of(source, load(recipe.paths[0]).classnames).validation
+        if auto:
+            base = load(recipe.base)
+            finetuned = load(recipe.finetuned[0], base)
+            check_not_swapped(base, finetuned)
+            rule = keeps(keep/100, control) if control else 'nearest'
+            recipe.method = recipe.method.set(alpha=choose_alpha(base, finetuned, images, rule, recipe.method))
         elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
-        merged = merged_classifier(recipe, output, loaded, images)
+        merged = merged_classifier(recipe, output, load, images)
         if 'trace.csv' in merged.beside: # a search's steps
             trace = merged.beside['trace.csv']
             trace = in_percent(trace, [c for c in ('alone', 'before', 'after') if c in trace])
