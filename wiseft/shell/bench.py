@@ -18,15 +18,15 @@ from .app import split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
-def _competitors(text): # list of `Method`
-    "Methods by comma-separated names; default all that can compete"
+def _names_of_methods(text): # list
+    "Names of methods as in tables, of comma-separated ones as typed; default all that can compete"
     from wiseft.bench.plan import can_compete
     from wiseft.base.registry import REGISTRY,find_method
-    if text is None: return [m for m in REGISTRY.values() if can_compete(m)]
-    methods = {m.name: m for m in map(find_method, split_names(text))} # each once
-    if 'weight-space' in methods: raise typer.BadParameter(
+    if text is None: return [m.name for m in REGISTRY.values() if can_compete(m)]
+    names = list(dict.fromkeys(find_method(name).name for name in split_names(text))) # each once
+    if 'weight-space' in names: raise typer.BadParameter(
         'Plain fine-tuning and its averages (weight-space, WiSE-FT) are always there, as the baseline: leave them out.')
-    return list(methods.values())
+    return names
 
 # %% ../../nbs/api/shell/06_bench.ipynb #4351dfdf
 BenchFolder = output_option('Folder of the bench to write: plan, training results, tables (CSV), report.html.')
@@ -61,7 +61,7 @@ def bench_(
     "Fine-tune by several methods, and compare each under shift with an equally accurate plain average."
     rates = split_numbers(lrs)
     load_methods(use)
-    competitors = [m.name for m in _competitors(methods)]
+    names = _names_of_methods(methods)
     say(f'reading {classifier} and all images')
     from wiseft.bench.run import carry_out, plan_bench
     from wiseft.models.load import load_classifier
@@ -70,9 +70,11 @@ def bench_(
     start = load_classifier(classifier, device)
     images = load_images(suite, reference, shift, start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
-    plan = plan_bench(images, start, output, competitors, range(seeds), rates, control=control or (), **recipe)
-    if groups: resampling_units(plan.suite, groups)
-    _show_plan(plan, output, budget, place)
+    plan = plan_bench(images, start, output, names, range(seeds), rates, control=control or (), **recipe)
+    if groups: resampling_units(plan.suite, groups) # an error if there are none
+    seconds = _show_plan(plan, output, place)
+    if budget is not None and seconds > 3600*budget: raise ValueError(
+        f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
     if dry_run: return
     bench = carry_out(plan, output, say=say, show_plan=False, groups=groups)
     _write_bench(bench, output)
@@ -80,18 +82,17 @@ def bench_(
     wrote(output)
 
 # %% ../../nbs/api/shell/06_bench.ipynb #03c8e263
-def _show_plan(plan, folder, budget, place):
-    "Print the plan; an error if it takes longer than allowed"
+def _show_plan(plan, folder, place): # seconds
+    "Print the plan and how long it will take; return the seconds"
     from wiseft.bench.estimate import preview, seconds_left
     table = plan.table()
     able = table[table.why == '']
-    none = able.trials+able.runs == 0
-    own = {k: able[k].astype(str).mask(none, 'none of its own') for k in ('trials', 'runs')}
-    show_table(able.assign(**own)[['method', 'kind', 'paper', 'trials', 'runs']])
+    trains_nothing = able.trials+able.runs == 0
+    counts = {k: able[k].astype(str).mask(trains_nothing, 'none of its own') for k in ('trials', 'runs')}
+    show_table(able.assign(**counts)[['method', 'kind', 'paper', 'trials', 'runs']])
     seconds = seconds_left(plan, folder)
     for line in preview(plan, folder, seconds, place): say(line)
-    if budget is not None and seconds > 3600*budget: raise ValueError(
-        f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
+    return seconds
 
 def _write_bench(bench, folder):
     "Write tables, pictures and the report of a bench"
