@@ -45,13 +45,20 @@ def methods(
     from wiseft.base.registry import KINDS, find_method
     from wiseft.methods.index import listed_methods
     known = {m['name']: m | dict(page=_page_address(m)) for m in listed_methods()}
-    for m in load_methods(use).values() if use else (): # the user's own
-        what = (m.__doc__ or '').strip().partition('\n')[0] or '(no docstring)'
-        known.setdefault(m.name, vars(m) | dict(what=what, page=''))
+    if use:
+        for m in load_methods(use).values(): # the user's own are added
+            what = (m.__doc__ or '').strip().partition('\n')[0] or '(no docstring)'
+            known.setdefault(m.name, vars(m) | dict(what=what, page=''))
     if name:
         for part in map(find_method, name.split('+')): # 'TSV-M+LiNeS' is a chain
+            m = known[part.name]
             settings = ', '.join(f'{k}={v}' for k, v in part.hyperparameters.items())
-            _print_method(known[part.name] | dict(settings=settings))
+            paper = m['paper'] and f'https://arxiv.org/abs/{m["paper"]}'
+            about = dict(needs=m['needs'], costs=m['cost'], strength=m['strength'], settings=settings, paper=paper,
+                         page=m['page'])
+            _print(f'{m["name"]} ({m["kind"]}): {m["what"]}')
+            for label, words in about.items():
+                if words: _print(f'  {label:10}{words}')
         return
     for kind in KINDS:
         _print(kind, style='bold')
@@ -61,13 +68,6 @@ def methods(
     _print('`wiseft methods NAME` describes one.')
 
 def _print(line, **options): standard_output().print(line, markup=False, highlight=False, **options)
-
-def _print_method(m):
-    about = {'needs': m['needs'], 'costs': m['cost'], 'strength': m['strength'], 'settings': m['settings'],
-             'paper': m['paper'] and f'https://arxiv.org/abs/{m["paper"]}', 'page': m['page']}
-    _print(f'{m["name"]} ({m["kind"]}): {m["what"]}')
-    for label, words in about.items():
-        if words: _print(f'  {label:10}{words}')
 
 _PAGES = {'weight-space': 'wise_ft', 'uniform soup': 'uniform_soup', 'logits': 'output_ensembles',
           'probabilities': 'output_ensembles'} # methods that are defined elsewhere in the library
