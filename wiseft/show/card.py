@@ -33,14 +33,16 @@ def write_card(
     if page.exists() and 'library_name: wiseft' not in page.read_text(encoding='utf-8', errors='replace'):
         raise FileExistsError(f'{page} is not a card of wiseft and is kept. Rename it, or remove it.')
     table = read_results(results) if isinstance(results, (str, Path)) else results
-    values = dict(settings=Markup(_settings(card)), name=folder.name, kind=_kind(card), rows=recipe_rows(card),
-                  began=card['clip']['name'], doubts=[], numbers='', picture=False, decision='')
+    merge = card['recipe'].get('merge')
+    if not isinstance(merge, dict): merge = {} # a stranger's may be anything
+    values = dict(settings=Markup(_hub_settings(card)), name=folder.name, rows=recipe_rows(card),
+                  kind=f"{_kind(card)} {merge.get('chosen', '')}".strip(), began=card['clip']['name'],
+                  doubts=[], numbers='', picture=False, decision='')
     if table is not None:
         check_fraction(table)
         first = first_metric(table)
         values |= dict(doubts=reasons_to_doubt(table, len(card['classnames'])), numbers=Markup(compact(first)),
                        metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
-        merge = _merge(card)
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
         if isinstance(results, (str, Path)) and is_average:
             values['decision'] = decision_beside(results, card['alpha'], 'chosen' in merge) or ''
@@ -110,19 +112,13 @@ _environment = Environment(
     undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 
 # %% ../../nbs/api/show/05_card.ipynb #d225c066
-def _merge(card): # dict
-    "How a classifier was merged, if at all"
-    merge = card['recipe'].get('merge')
-    return merge if isinstance(merge, dict) else {} # a stranger's may be anything
-
 def _kind(card): # text
     "What a classifier is, in a sentence"
-    alpha, chosen = card['alpha'], _merge(card).get('chosen', '')
     start = 'A zero-shot' if card['templates'] else 'The start of an'
     kinds = {None: 'A merged', 0: start, 1: 'A fine-tuned'}
-    kind = kinds[alpha] if alpha in kinds else f'An averaged (α = {alpha:g})'
+    kind = kinds.get(card['alpha']) or f"An averaged (α = {card['alpha']:g})"
     classes = f"{len(card['classnames'])} classes ({first_few(card['classnames'])})"
-    return f'{kind} image classifier of {classes}, made with wiseft. {chosen}'.strip()
+    return f'{kind} image classifier of {classes}, made with wiseft.'
 
 # %% ../../nbs/api/show/05_card.ipynb #86ad8152
 def recipe_rows(
@@ -165,7 +161,7 @@ def recipe_lines(
     return lines
 
 # %% ../../nbs/api/show/05_card.ipynb #5392c9d5
-def _settings(card): # text between dashes
+def _hub_settings(card): # text between dashes
     "Settings of a model on the hub"
     base, tags = card['clip']['name'], ['wise-ft', 'clip', 'robust-fine-tuning']
     base = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
