@@ -145,24 +145,25 @@ def ask(
 ) -> Questions:
     "Write a folder with images to label, chosen to compare classifiers"
     if isinstance(pictures, (str, Path)): pictures = [pictures]
-    classifiers = dict(zip(names, map(member, (zeroshot, finetuned))))
-    if alphas is not None:
-        between = members(zeroshot, finetuned, alphas, by=['weight-space']).values()
-        between = sorted(between, key=lambda m: m.identity['alpha'])
-        classifiers = {f'α = {m.identity["alpha"]:g}': m for m in between}
+    if alphas is None: classifiers = dict(zip(names, map(member, (zeroshot, finetuned))))
+    else:
+        averages = members(zeroshot, finetuned, alphas, by=['weight-space']).values()
+        averages = sorted(averages, key=lambda m: m.identity['alpha'])
+        classifiers = {f'α = {m.identity["alpha"]:g}': m for m in averages}
     with atomic_path(output, force=force, kind='questions') as tmp:
         questions, picture = draw_questions(classifiers, pictures, labels, random, **kwargs)
         folder, answers = Path(output), {}
-        if (folder/FILE).is_file() and (folder/'labels.csv').is_file(): # labels of an earlier call
+        if (folder/FILE).is_file() and (folder/'labels.csv').is_file(): # labels of an earlier call are kept
             answers = read_answers(folder/'labels.csv', read_questions(folder))
-        if lost := set(answers) - set(questions.files): raise ValueError(
+        lost = set(answers) - set(questions.files)
+        if lost: raise ValueError(
             f'{folder}/labels.csv has {len(lost)} labels of pictures that would not be asked about now. Move it '
             'elsewhere, or choose another folder.')
         # the page
         shown, classes = [], questions.classnames
         for k, file in enumerate(questions.files):
-            choices = classes
-            if len(classes) > _ALL: choices = sorted({classes[codes[k]] for codes in questions.predicted})
+            predicted = {classes[codes[k]] for codes in questions.predicted} # by some classifier
+            choices = sorted(predicted) if len(classes) > _ALL else classes
             shown.append(dict(file=file, picture=thumbnail(picture(k), _SIDE), choices=choices))
         data = dict(questions=shown, classes=classes, none=NONE, pool=questions.pool, answers=answers)
         page = html_page('What do these pictures show?', render(_BODY, data=data, script=Markup(_SCRIPT)))

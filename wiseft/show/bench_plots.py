@@ -53,8 +53,8 @@ def plot_gains(
     rows = judged.drop(null.index).sort_values(['beyond', 'gain', 'ahead'])
     fig = new_figure(8.4, 1.2+.23*len(rows))
     left, right = fig.subplots(1, 2, sharey=True)
-    _draw_rows(left, rows, null, 'gain', 'low', 'high')
-    _draw_rows(right, rows, null, 'ahead', 'ahead_low', 'ahead_high')
+    _draw_intervals(left, rows, null, 'gain', 'low', 'high')
+    _draw_intervals(right, rows, null, 'ahead', 'ahead_low', 'ahead_high')
     for y, beyond in enumerate(rows.beyond):
         words = f'{100*beyond:.1f} beyond the plain averages' if beyond > 0 else ''
         left.text(.01, y, words, ha='left', va='center', fontsize='small', transform=left.get_yaxis_transform())
@@ -64,14 +64,14 @@ def plot_gains(
     right.set_xlabel('Points ahead, mean of both sides')
     return fig
 
-def _draw_rows(ax, rows, null, middle, low, high): # names of columns
+def _draw_intervals(ax, rows, null, middle, low, high): # names of columns
     "A dot and its interval for each row, and a band for the null"
     for _, ends in (100*null[[low, high]]).iterrows(): ax.axvspan(*ends, color='.9', zorder=0)
     ax.axvline(0, color='.5', lw=1, zorder=1)
     points = 100*rows[[low, middle, high]].astype(float)
     for y, (name, over) in enumerate(zip(rows.method, rows.over)):
-        color, opacity = COLORS[name], .4 if over=='images' else 1
+        color = COLORS[name]
         left, at, right = points.iloc[y]
         ax.plot([left, right], [y, y], color=color, lw=2, alpha=.5)
-        ax.plot(at, y, 'o', color=color, ms=6, mec='w', mew=.7, alpha=opacity)
+        ax.plot(at, y, 'o', color=color, ms=6, mec='w', mew=.7, alpha=.4 if over=='images' else 1)
     ax.spines.left.set_visible(False)

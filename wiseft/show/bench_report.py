@@ -36,10 +36,11 @@ def _gains_table(gains): # table
     "The table of `Bench.gains` with headings for readers, in percent"
     shown = gains.assign(paper=[REGISTRY[n].paper if n in REGISTRY else '' for n in gains.method])
     shown = shown[[c for c in _GAINS if c in shown]]
-    for c in {'beyond', 'beyond_low', 'beyond_high'} & set(shown): shown[c] = shown[c].where(shown.beyond > 0)
-    for c in _SHARES & set(shown): shown[c] *= 100
-    for c in {'lr', 'strength', 'alpha', 'same_as_plain'} & set(shown): shown[c] = shown[c].map(_number)
-    if 'p_holm' in shown: shown['p_holm'] = shown.p_holm.map(p_value)
+    for c in shown:
+        if c.startswith('beyond'): shown[c] = shown[c].where(gains.beyond > 0)
+        if c in _SHARES: shown[c] *= 100
+        if c in ('lr', 'strength', 'alpha', 'same_as_plain'): shown[c] = shown[c].map(_number)
+        if c == 'p_holm': shown[c] = shown[c].map(p_value)
     return drop_empty(shown).rename(columns=_GAINS)
 
 def _number(v): return '' if pd.isna(v) else f'{v:.3g}'
