@@ -52,7 +52,8 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
     if predictions is not None:
         n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
         lost = what_it_forgot(predictions, alpha)
-    yield _beginning(table, comparisons, alpha, reasons_to_doubt(table, n_classes), lost)
+    yield render(_BEGINNING, doubts=reasons_to_doubt(table, n_classes), lost=lost, start=initial_name(table),
+                 headlines=_headlines(table, comparisons, alpha))
     for p in pictures(table, alpha):
         yield html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.', p.caption)
     yield from _table_sections(everything, alpha)
@@ -123,43 +124,40 @@ An <dfn>interval</dfn> of 95&nbsp;% shows how much a number may differ on other 
 <p class="soft">A <dfn>control set</dfn> is of another task: it shows what else fine-tuning cost.</p>
 {% endif %}"""
 
-def _beginning(table, comparisons, alpha, doubts, lost): # HTML
-    "Warnings, headlines, and what their words mean"
-    headlines = [(h.replace(' %', '\N{NO-BREAK SPACE}%'), html_table(_decision_table(d)) if d else '')
-                 for h, d in _headlines(table, comparisons, alpha)]
-    return render(_BEGINNING, doubts=doubts, headlines=headlines, start=initial_name(table), lost=lost)
-
-def _headlines(table, comparisons, alpha):
-    "One headline per tuning, from its own comparisons, and its decision"
+def _headlines(table, comparisons, alpha): # yields (text, table of its decision as HTML)
+    "One headline, or with several tunings one for each, from its own comparisons"
     tunings = [t for t in table.tuning.unique() if t]
-    if len(tunings) < 2: return [(headline(table, alpha, comparisons), _decision(comparisons, alpha))]
-    headlines = []
-    for t in tunings:
-        own = None if comparisons is None else comparisons[comparisons.tuning==t]
-        of_tuning = headline(table[table.tuning.isin(['', t])], alpha, own)
-        headlines.append((f'{t}: {of_tuning}', _decision(own, alpha)))
-    return headlines
+    for t in tunings if len(tunings) > 1 else ['']:
+        rows, own = table, comparisons
+        if t:
+            rows = table[table.tuning.isin(['', t])]
+            own = None if comparisons is None else comparisons[comparisons.tuning==t]
+        text = headline(rows, alpha, own)
+        if t: text = f'{t}: {text}'
+        decision = _decision(own, alpha)
+        yield text.replace(' %', '\N{NO-BREAK SPACE}%'), _decision_table(decision) if decision else ''
 
-def _decision_table(decision): # accuracies in percent, and the difference with its interval
+def _decision_table(decision): # HTML: accuracies in percent, and the difference with its interval
     t = decision.table.round(1)
     interval = [f'{l:+.1f} to {h:+.1f}' for l, h in zip(t.low, t.high)]
-    return t.drop(columns=['low', 'high']).assign(**{'95 % interval': interval}).rename_axis('percent').reset_index()
+    t = t.drop(columns=['low', 'high']).assign(**{'95 % interval': interval})
+    return html_table(t.rename_axis('percent').reset_index())
 
 # %% ../../nbs/api/show/06_report.ipynb #be5ce327
 def _short_alpha(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
 
-def _with_words(t): return t.assign(method=t.method.replace(NAMES), alpha=t.alpha.map(_short_alpha)) # as in pictures
+def _as_in_pictures(t): return t.assign(method=t.method.replace(NAMES), alpha=t.alpha.map(_short_alpha)) # names, text
 
 # %% ../../nbs/api/show/06_report.ipynb #5fa41de7
 def _table_sections(everything, alpha): # yields HTML
     "The table's numbers, a section for each kind"
     table, metric = first_metric(everything), everything.metric.iloc[0]
     # α as text, so that it stays as short as it was given
-    w = _with_words(wide(table).reset_index())
+    w = _as_in_pictures(wide(table).reset_index())
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     yield html_section(f'{metric.capitalize()} in percent', w.rename(columns=dict(alpha='α')))
     # intervals of the pictures' marked points
-    t = _with_words(_rows_at_alpha(table[table.low.notna()], alpha))
+    t = _as_in_pictures(_rows_at_alpha(table[table.low.notna()], alpha))
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
     if len(t):
         names = (t.tuning + ' ' + t.method).str.strip()
@@ -169,7 +167,7 @@ def _table_sections(everything, alpha): # yields HTML
         yield html_section('Intervals', shown)
     yield from _robustness_section(table, alpha)
     # what was measured besides the first metric
-    t = _with_words(_rows_at_alpha(everything[everything.metric!=metric], alpha))
+    t = _as_in_pictures(_rows_at_alpha(everything[everything.metric!=metric], alpha))
     unbounded = t.metric.isin(UNBOUNDED)
     names, scale = t.metric.where(unbounded, t.metric+', %'), np.where(unbounded, 1., 100.)
     shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha,
@@ -182,7 +180,7 @@ def _robustness_section(table, alpha): # yields HTML
     baselines = known_baselines(table)
     if not baselines or not reference_set(table): return
     r = robustness(table, baselines)
-    r = _with_words(_rows_at_alpha(r[r.fit!=''], alpha))
+    r = _as_in_pictures(_rows_at_alpha(r[r.fit!=''], alpha))
     shown = labeled(r)[['dataset', 'label', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
     shown[['reference, %', 'accuracy, %', 'ρ, points', 'τ, points']] = 100*r[['reference', 'value', 'rho', 'tau']]
     if (r.note!='').any(): shown['note'] = r.note
@@ -254,17 +252,16 @@ _SET = """<h3>{{ name }}</h3>
 </ul>"""
 
 def _card_fields(file, images, good, label, answers): # answers: (classifier, answer, its confidence) each
-    "An image and the answers of classifiers; green if it is good"
-    picture = file if images is None else _picture(images, file)
+    "Fields of a card of `_SET`: an image, if its set is given, and the answers of classifiers; green if it is good"
     answers = [(c, a, '' if pd.isna(p) else f' ({100*p:.0f}\N{NO-BREAK SPACE}%)') for c, a, p in answers]
+    picture = file
+    if images is not None:
+        try:
+            src = thumbnail(images.open(images.files().index(file), 64))
+            picture = render('<img width="64" height="64" class="small" alt="{{ alt }}" src="{{ src }}">',
+                             alt=Path(file).name, src=src)
+        except (ValueError, UnreadableImage): picture = '' # it is not there, or can't be read
     return dict(file=file, good=good, picture=picture, label=label, answers=answers)
-
-def _picture(images, file):
-    "An image of a set as a small picture, or nothing if it can't be read"
-    try: src = thumbnail(images.open(images.files().index(file), 64))
-    except (ValueError, UnreadableImage): return ''
-    return render('<img width="64" height="64" class="small" alt="{{ alt }}" src="{{ src }}">',
-                  alt=Path(file).name, src=src)
 
 # %% ../../nbs/api/show/06_report.ipynb #da1d7b4f
 _CHANGED = """<h2>What changed</h2>
