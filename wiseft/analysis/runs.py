@@ -54,4 +54,3 @@ def compare_ends_of_runs(
     compared = {name: compare_ends(p, alpha) for name, p in predictions.items()}
     parts = [c.assign(tuning=name) for name, c in compared.items() if c is not None]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=['tuning'])
-

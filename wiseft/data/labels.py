@@ -69,7 +69,6 @@ def _check_names(file, names):
     try: check_classnames(names)
     except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
-
 # %% ../../nbs/api/data/10_labels.ipynb #da70e151
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
                       '.heic .heif .jxl .ico .svg'.split())

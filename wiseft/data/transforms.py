@@ -88,7 +88,6 @@ def wrong_range(self:ClipTransform,
     return (f"The images are not normalized as this CLIP's: a batch spans {x.min():.3g} to {x.max():.3g}, expected "
             f'{black:.3g} to {white:.3g}. Normalize with mean {mean} and std {std}.')
 
-
 # %% ../../nbs/api/data/02_transforms.ipynb #3574eb9c
 class OwnTransform:
     "A transform that runs whole: `pixels` gives what it returns, `normalize` changes no value"

@@ -197,7 +197,6 @@ def _warn_of_exchanged_classes(columns, datasets):
                 f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
                 'their folders, or their names, exchanged?')
 
-
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7256f44b
 _compared = set() # fingerprints of training images and test sets
 

@@ -105,7 +105,6 @@ def generator(self:Step): # `numpy.random.Generator`, the same whenever this ste
     "Random generator for losses"
     return np.random.default_rng((getattr(self.learn.dls.train, 'seed', None) or 0, self.step))
 
-
 # %% ../../nbs/api/train/02_losses.ipynb #85d9f094
 @patch
 @torch.no_grad()
