@@ -132,8 +132,9 @@ def distributed(
 # %% ../../nbs/api/base/05_distributed.ipynb #c27f7e86
 def told_once(error:BaseException) -> str|None: # None: another process reports it
     "The message of a fatal error, in the first process that fails"
-    message, me = str(error), str(rank())
+    message = str(error)
     if _store is None: return message if os.environ.get('LOCAL_RANK', '0') == '0' else None # not connected: all met it
+    me = str(rank())
     lost = isinstance(error, RuntimeError) and re.search('gloo|NCCL|Connection closed by peer', message)
     if lost: message = (
         f'Another of the {n_processes()} processes has died, perhaps killed for want of memory, and the others end '

@@ -47,11 +47,9 @@ class Suite:
     def __post_init__(self):
         for split in ('train', 'validation', 'test'):
             images = getattr(self, split)
-            if images is not None: setattr(self, split, replace(images, role='reference', suite_split=split))
+            if images is not None: setattr(self, split, _with_role(images, 'reference', split))
         fields = dict(shift_train='train', shift_validation='validation', shifts='test')
-        for field, split in fields.items():
-            sets = getattr(self, field) or {}
-            setattr(self, field, {name: _as_shift(images, split) for name, images in sets.items()})
+        for field, split in fields.items(): setattr(self, field, _with_roles(getattr(self, field), split))
         check_suite(self)
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
@@ -62,9 +60,12 @@ class Suite:
             sets |= {(name, split): s[name] for split, s in shifted.items() if name in s}
         return sets
 
-def _as_shift(images, split): # `ImageSet`
-    "A set as a shift of this suite, where it may have been the reference of another"
-    return replace(images, role='shift' if images.role == 'reference' else images.role, suite_split=split)
+def _with_roles(sets, split): # name -> `ImageSet`; the reference of another suite is a shift here
+    return {n: _with_role(s, 'shift' if s.role == 'reference' else s.role, split) for n, s in (sets or {}).items()}
+
+def _with_role(images, role, split): # `ImageSet`
+    if (images.role, images.suite_split) == (role, split): return images
+    return replace(images, role=role, suite_split=split)
 
 # %% ../../nbs/api/data/14_suites.ipynb #dedadb6b
 @patch
@@ -75,8 +76,9 @@ def datasets(self:Suite,
     if split == 'test': reference, shifts = self.test, self.shifts
     elif split == 'validation': reference, shifts = self.validation, self.shift_validation
     else: raise ValueError(f"split is 'test' or 'validation', got {split!r}")
-    if reference is not None: return {REFERENCE: reference, **shifts}
-    if self.test is None and shifts: return dict(shifts)
+    shifts = _with_roles(shifts, split) # again, for sets that were added or replaced since
+    if reference is not None: return {REFERENCE: _with_role(reference, 'reference', split), **shifts}
+    if self.test is None and shifts: return shifts
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
         'training=True.')

@@ -23,7 +23,6 @@ from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
-from .prefetch import sent
 from .inference import check_nan, check_shape, common_transform, each_batch, evaluation_context
 from .members import Member, member
 from .shared_layers import shared_layers
@@ -40,9 +39,10 @@ def columns_per_image(
     "Columns per image of each member on a set, `predicted` first; NaN, or class -1, for unreadable images"
     initial = [name for name, m in members.items() if m.identity['method'] in INITIAL]
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
-    all_labels = torch.as_tensor(images.labels)
+    labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
     def columns_of_batch(idx, batch): # numbers of the images, dict device -> the images there
-        labels = {device: sent(all_labels[idx], device) for device in batch}
+        whole = idx[-1]-idx[0] == len(idx)-1
+        place = slice(idx[0], idx[-1]+1) if whole else idx # a slice sends no indices to the device
         outputs, columns = {}, {} # name -> (n, n_classes); (name, column) -> (n, …)
         for name, m in members.items():
             outputs[name] = m(batch[m.device])
@@ -50,7 +50,7 @@ def columns_per_image(
             check_shape(outputs[name], images, m.name)
         start = outputs[initial[0]] if len(initial) == 1 else None # what 'KL from start' compares with
         for name, m in members.items():
-            outcome = Outcome(outputs[name], labels[m.device], start)
+            outcome = Outcome(outputs[name], labels[m.device][place], start)
             columns[name, 'predicted'] = outcome.predicted
             columns[name, 'nan'] = outcome.outputs.isnan().any(1)
             for metric in metrics:
