@@ -179,18 +179,22 @@ def counted_or_declared(
 
 # %% ../../nbs/api/bench/01_plan.ipynb #e0496e50
 @patch
-def rows(self:Plan) -> pd.DataFrame:
-    "Largest numbers of each row: settings to choose from, own fine-tunings, curves, and curves without one seed"
+def rows(self:Plan) -> pd.DataFrame: # method, kind, paper, choices, trials, runs, curves, without, merged
+    """Largest numbers of each row: settings to choose from, own fine-tunings, curves, and curves without one seed.
+
+    `choices` are curves on validation images, one a setting; `trials` are fine-tunings for them, `runs` further ones
+    with the chosen setting. A row with `merged` saves a classifier of its own for each curve.
+    """
     rows, n_seeds = [], len(self.seeds)
     for c in self.contenders():
         choices = trials = runs = 0
         if c.trains and not c.control:
-            grids = [len(self.lrs), len(strengths(c.method)) if c.method else 1]
+            grids = [len(self.lrs), len(strengths(c.method)) if c.method else 1] # numbers of rates and of strengths
             choices = sum(grids)-1 # the rate is chosen at one of the strengths
             if self.grids: choices += sum(n > 1 for n in grids) # a value past an edge
         if c.trains and c.kind != 'average': # averages come from plain fine-tunings
             trials = choices
-            first_is_trial = choices or c.control == BEST_RATE # of plain fine-tuning
+            first_is_trial = choices or c.control == BEST_RATE # with the first seed: own, or of plain fine-tuning
             runs = n_seeds-1 if first_is_trial else n_seeds
         of_all_seeds = c.method is not None and takes_several(c.method)
         rows.append(dict(
@@ -243,7 +247,9 @@ def as_json(self:Plan) -> dict:
     plan = dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.zeroshot.visual.state_dict()),
                 text_tower=state_hash(text), given=short(self.given), templates=list(self.zeroshot.templates or []),
                 lrs=list(self.lrs), seeds=list(self.seeds), alphas=list(self.alphas), recipe=recipe)
+    # with templates the head follows from the text tower
     if not self.zeroshot.templates: plan['head'] = state_hash(self.zeroshot.head.state_dict())
+    # keys that older plans lack stay away if there is nothing to say
     if self.grids: plan['grids'] = self.grids
     if self.control: plan['control'] = {d: s.fingerprint for d, s in self.control.items()}
     return plan

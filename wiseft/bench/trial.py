@@ -73,14 +73,14 @@ def rehearse(
     "Try a method for three steps, and return what fails"
     size = 4
     n_images = 3*size*recipe.get('accumulate', 1)
-    some = suite.train.subset(np.linspace(0, len(suite.train)-1, n_images).astype(int))
+    some = suite.train.subset(np.linspace(0, len(suite.train)-1, n_images).astype(int)) # sets are often sorted by class
     short = dict(epochs=1, batch_size=size, workers=0, progress=False)
     try:
         tried = method.set(**given or {})
-        average = tried() if method.kind == 'average' else None
+        average = tried() if method.kind == 'average' else None # a callback; other kinds are arguments of `finetune`
         how = dict(cbs=average) if average else {method.kind: tried}
         finetune(zeroshot, some, suite.validation.subset(range(2)), **recipe | how | short)
-        if average: average.classifier # which it makes now
+        if average: average.classifier # computed now, which may fail, too
     except ValueError as e: return str(e).split(':\n\t')[-1] # before it, fastai's own words
     except Exception as e: return last_line(e)
     return ''
@@ -118,16 +118,17 @@ def run_trial(
     method = method_of(trial)
     if method and method.kind in ('loss', 'constraint', 'train'): recipe[method.kind] = method
     finetuned = finetune(zeroshot, suite, watched, epochs, trial.lr, cbs=[costs, *callbacks.values()], **recipe)
-    # what it took, with the initialization
+    # what it took: `COUNTED` and `COPIES`; a method of the kind `initialization` left its own in `zeroshot`
     cost = dict(costs.counted)
     for k, n in zeroshot.recipe.get('cost', {}).items(): cost[k] += n
     finetuned.recipe['cost'] = cost
     for t, average in callbacks.items():
-        if (folder/t.name).exists(): continue
+        if (folder/t.name).exists(): continue # saved by an earlier call
         averaged = average.classifier
         averaged.recipe['cost'] = cost | {COPIES: cost[COPIES]+1}
         averaged.save(folder/t.name)
     if not (folder/trial.name).exists(): finetuned.save(folder/trial.name)
+    # checkpoints of this trial, with whichever averages
     for part in (folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')):
         shutil.rmtree(part, ignore_errors=True)
     return folder/trial.name
