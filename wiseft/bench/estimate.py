@@ -28,7 +28,7 @@ def preview(
     place:str='', # words such as 'on the CPU, float32, 8 threads'
 ) -> list: # of lines
     "Lines that say what will be trained"
-    table = plan.table()
+    table = plan.table() # a row for each method; why: '' if it isn't left out
     lines = [f'{row.method} is left out: {row.why}' for row in table[table.why != ''].itertuples()]
     lines += plan.warnings()
     work = f'{plan.n_trained()} fine-tunings of {plan.steps:,} steps on {len(plan.suite.train):,} images'
@@ -69,7 +69,7 @@ def warnings(self:Plan) -> list:
 @patch
 def smallest_lead(self:Plan) -> str:
     "What so many seeds and test images can establish, in a sentence"
-    n, rows = len(self.seeds), len(self.hypotheses())
+    n, n_rows = len(self.seeds), len(self.hypotheses())
     if n == 1: return ('with one seed nothing can be established: intervals leave out what other seeds would '
                        f'give. {python_or_shell("Take three seeds", "Give --seeds 3")} or more')
     sizes = {d: len(s) for d, s in mean_sets(self.suite).items()}
@@ -77,13 +77,15 @@ def smallest_lead(self:Plan) -> str:
         f'with so many test images, {n} seeds establish nothing: seeds that agree by chance would look like a lead. '
         f'{python_or_shell(f"Take {SEEDS_FOR_MANY}", f"Give --seeds {SEEDS_FOR_MANY}")}')
     leads = []
-    for share in (.01, .04): # of images that a row answers differently from plain fine-tuning
-        variance = share*(1/independent_images(sizes))
-        error, df = both_chances(variance, variance/2, min(sizes.values()), n)
-        leads.append(f'{100*smallest_detectable(error, df, max(rows, 1)):.1f}')
+    for share in (.01, .04): # of images that a row answers differently from plain fine-tuning: by +1 or -1
+        over_images = share*(1/independent_images(sizes)) # variance of the mean of such differences
+        over_seeds = over_images/2 # assumed
+        error, df = both_chances(over_images, over_seeds, min(sizes.values()), n)
+        # at 80 % power, at the level that Holm's procedure asks of the first of all rows
+        leads.append(f'{100*smallest_detectable(error, df, max(n_rows, 1)):.1f}')
     seeds = python_or_shell(f'{FEW_SEEDS} seeds find', f'--seeds {FEW_SEEDS} finds')
     more = f'; {seeds} smaller ones' if n < FEW_SEEDS else ''
-    return (f'with {n} seeds, these test images and {counted(rows, "row")}, a lead over plain fine-tuning '
+    return (f'with {n} seeds, these test images and {counted(n_rows, "row")}, a lead over plain fine-tuning '
             f'(mean of reference and shift) is found in four cases of five if it is {" to ".join(leads)} points or more'
             f'{more}')
 
@@ -96,9 +98,10 @@ def without_unreadable(
     "The suite without its unreadable images; ValueError if they are too many"
     rows = []
     for (name, split), images in _sets(suite):
+        # decoded as fine-tuning or evaluation will need them, into the cache
         source = PixelSource(images, zeroshot.clip, crop_scale if split == 'train' else None)
         pixels = source.for_crops if split == 'train' else source.for_evaluation
-        for i, reason in unreadable(pixels, progress=progress).items():
+        for i, reason in unreadable(pixels, progress=progress).items(): # i: position in the set
             rows.append(dict(dataset=name, split=split, file=images.files()[i], reason=reason))
     table = pd.DataFrame(rows, columns=['dataset', 'split', 'file', 'reason'])
     return without_images(suite, table), table
@@ -116,5 +119,6 @@ def without_images(
         else: shifts[name] = images
     return replace(suite, **reference, shifts=shifts)
 
-def _sets(suite): # that a bench uses
+def _sets(suite): # list of ((name, split), `ImageSet`)
+    "Sets that a bench uses: the splits of the reference, and the test images of the shifts"
     return [(k, s) for k, s in suite.sets().items() if s.role == 'reference' or k[1] == 'test']
