@@ -87,19 +87,22 @@ def gains(self:Bench) -> pd.DataFrame:
     return self._gains.copy()
 
 @patch
-def _all_gains(self:Bench):
+def _all_gains(self:Bench): # table: plain, the null row, other rows; at the end methods that were left out
     missing = pd.DataFrame([*self.left_out.items()], columns=['method', 'why'])
     if not self.entries: return missing
     units = resampling_units(self.plan.suite, self.groups)
     at = {n: e.at(self.plan.alphas) for n, e in self.entries.items()} # where validation puts each row on its curve
+    # in the order of the entries, so that plain is the first row: reference, shifted, kl, perhaps control
     rows = [dict(method=n) | self._accuracies_at_point(e, self.shares(e), at[n]) for n, e in self.entries.items()]
+    # gain, ahead, beyond, each with an interval; baseline, p, p_holm, smallest, over, added
     rows = pd.DataFrame(rows).merge(self._gains_in_families(at, units), how='left', on='method')
+    # kind, lr, strength, alpha, given_away, counts of `cost`, same_as_plain
     rows = pd.concat([rows, pd.DataFrame([self._setting_and_cost(n, i) for n, i in at.items()])], axis=1)
     # below plain fine-tuning the null row: one half of its seeds against the other half; none with one seed
     plain, null, others = rows[:1], rows[:0], rows[1:]
     seeds = [{d: c.test[d] for d in self.sets} for c in self.entries['plain'].curves]
     if len(seeds) > 1:
-        itself = against_itself(seeds, at['plain'], units)
+        itself = against_itself(seeds, at['plain'], units) # gain, low, high, ahead, ahead_low, ahead_high
         itself |= dict(method=NULL, kind='null', over='seeds', given_away=np.nan)
         null = plain.assign(baseline=plain.shifted.iloc[0]-itself['gain'], **itself)
     table = pd.concat([plain, null, others, missing], ignore_index=True)
@@ -109,6 +112,7 @@ def _all_gains(self:Bench):
 def _setting_and_cost(self:Bench, name, i): # dict; i: position on the row's curve
     entry, given_away = self.entries[name], np.nan
     tried = self.tried.get(name)
+    # validation accuracy that the rule gave away for a more cautious setting
     if tried: # the last choice is that of the strength, if there is one
         chosen = [c['validation'] for c in tried if c['chosen']][-1]
         given_away = max(c['validation'] for c in tried)-chosen
@@ -155,39 +159,42 @@ def _accuracies_at_point(self:Bench, entry, shares, i): # dict: reference, shift
 def against_plain(self:Bench,
     at:dict,     # name of a row -> position on its curve
     family:int|None=None, # number of tests that Holm's adjustment counts; default the rows
-    units:dict|None=None, # set name -> (n_images,) ids of what is drawn, of some sets; default images of all
+    units:dict|None=None, # set name -> (n_images,) ids of what is drawn, of the sets to use; default images of all
     baseline:str='plain', # which row of plain fine-tuning
 ) -> pd.DataFrame: # as `matched_gains`
     "Gains of rows at points of their curves over averages of plain fine-tuning, over images and seeds"
     plain = self.entries[baseline]
     units = units or resampling_units(self.plan.suite, False)
-    def points_and_curve(but=None): # without a seed; a row that isn't known without it lacks
+    def points_and_curve(but=None): # (row -> set -> (n_images,) share of right seeds; set -> (k, n_images))
+        "Each row at its point, and the curve of plain fine-tuning: with all seeds, or without the one at `but`"
         points = {}
         for n, i in at.items():
             shares = self.entries[n].shares(but)
-            if shares: points[n] = {d: shares[d][i] for d in units}
+            if shares: points[n] = {d: shares[d][i] for d in units} # None: a merge not made without this seed
         curve = plain.shares(but)
         return points, {d: curve[d] for d in units}
     n_seeds = len(plain.curves)
-    without = [points_and_curve(but) for but in range(n_seeds)] if n_seeds > 1 else []
-    return matched_gains(*points_and_curve(), plain.at(self.plan.alphas), units, without, family)
+    without = [points_and_curve(but) for but in range(n_seeds)] if n_seeds > 1 else [] # for a jackknife over seeds
+    points, curve = points_and_curve()
+    return matched_gains(points, curve, plain.at(self.plan.alphas), units=units, without=without, family=family)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #6d9f9e87
 @patch
 def _gains_in_families(self:Bench, at, units): # table, a row per method
     "Gains over plain fine-tuning, by families of tests; its own gain is no hypothesis, and has neither interval nor p"
     plain = self.entries['plain']
-    curve, i = self.shares(plain), at['plain']
+    curve, i = self.shares(plain), at['plain'] # set -> (k, n_images); position of the chosen point
+    # its own gain: the chosen point, once more behind the k of the curve, is judged like another method
     curve_and_point = {d: np.vstack([s, s[i]]) for d, s in curve.items()}
     gain = judged_by_halves(curve_and_point, len(curve[REFERENCE]), units)[0]
     shifted = self._accuracies_at_point(plain, curve, i)['shifted']
     tables = [pd.DataFrame([dict(method='plain', gain=gain, baseline=shifted-gain, beyond=0.)])]
     families = self.families or [dict(day='', rows=self.plan.hypotheses())]
     for family in families:
-        judged = {n: at[n] for n in family['rows'] if n in at}
+        judged = {n: at[n] for n in family['rows'] if n in at} # planned rows that failed count as tests, too
         if not judged: continue
         table = self._against_baselines(judged, len(family['rows']), units)
-        table = table.drop(columns=['reference', 'shifted', 'gain_p'])
+        table = table.drop(columns=['reference', 'shifted', 'gain_p']) # known already; not reported
         tables.append(table.assign(added='' if family is families[0] else family['day']))
     return pd.concat(tables, ignore_index=True)
 
@@ -197,7 +204,8 @@ def _against_baselines(self:Bench, at, n_rows, units): # table, a row per method
     tables = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
     table = tables[0]
     if len(tables) == 2: # a row is established if it is on the same side of both
-        best = tables[1]
+        best = tables[1] # of the same rows, against plain fine-tuning at its best validation rate
+        # p is of `ahead`, chosen point against chosen point; the larger of a row's two adjusted ones counts
         p = holm_among([*table.p, *best.p], 2*n_rows).reshape(2, -1).max(0)
         disagree = np.sign(table.ahead) != np.sign(best.ahead)
         table['p_holm'] = np.where(disagree & ~np.isnan(p), 1., p)
@@ -219,6 +227,7 @@ def resampling_units(
 ) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
     "Units of resampling; ValueError if sets have too few"
     sets = mean_sets(suite)
+    # `units` of a set name the original of each image, which its copies share; `groups` are '' or None where unknown
     if single := [d for d, s in sets.items() if len(set(s.units)) < 2]: raise ValueError(
         f'{single[0]} has a single image, or copies of one, and a bench judges by halves of each set. Leave it out.')
     if not groups: return {d: list(s.units) for d, s in sets.items()}
@@ -263,7 +272,7 @@ def costs(self:Bench) -> pd.DataFrame:
 @patch
 def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, role, accuracy, sd
     "Accuracy on each set: zero-shot, and each method at its chosen point and at its end"
-    points = []
+    points = [] # of (row, what its point is called, position on its curve: -1 is the end, α = 1)
     for name, e in self.entries.items():
         if name == 'plain': points.append((name, 'zero-shot', 0)) # where all begin
         points.append((name, 'chosen', e.at(self.plan.alphas)))
@@ -276,7 +285,7 @@ def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, rol
         curves = self.entries[name].curves
         seeds = pd.DataFrame({d: [c.test[d][i].mean() for c in curves] for d in roles})
         for mean, role in means.items():
-            of_role = [d for d in roles if roles[d] == role]
+            of_role = [d for d in roles if roles[d] == role] # the mean over shifts leaves out the reference
             if of_role: seeds[mean] = seeds[of_role].mean(axis=1)
         where = dict(method='zero-shot' if point == 'zero-shot' else name, point=point, alpha=self.alpha(name, i))
         for d, values in seeds.items():
@@ -295,11 +304,11 @@ def choice_rows(
     "Candidates of a choice with the best validation accuracy along each curve"
     best = [r.mean(1).max() for r in right]
     n_images = right[0].shape[1]
-    as_good = nearly_best(best, n_images)
-    # what the rule chooses from
+    as_good = nearly_best(best, n_images) # bool: within one standard error of the best
+    # what the rule chooses from: a value past the edge that is not the best of all counts 0, and is out
     best_in_grid = max(b for v, b in zip(values, best) if v != past_edge)
     eligible = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
-    choice = nearly_best(eligible, n_images).argmax()
+    choice = nearly_best(eligible, n_images).argmax() # position of the first, so of the most cautious
     rows = []
     for i, value in enumerate(values):
         at_edge = len(values) > 1 and value in (min(values), max(values))
@@ -334,8 +343,8 @@ def _from_to(low, high, digits=1): # text, such as '+0.1 to +1.2'
     return f'{100*low:+.{digits}f} to {100*high:+.{digits}f}{luck}'
 
 @patch
-def _sentence(self:Bench, r):
-    "A row of `gains` as a sentence"
+def _sentence(self:Bench, r): # r: named tuple of a row of `gains`
+    "A row of `gains` as a sentence; fractions become points"
     if r.why: return f'{r.method}: left out. {r.why}'
     if r.method == NULL: return (
         f'{NULL}: by its seeds alone, plain fine-tuning differs from itself by {100*r.gain:+.1f} points under shift '
@@ -353,7 +362,7 @@ def _sentence(self:Bench, r):
         'established holds against it, too.')
     if not np.isnan(r.same_as_plain):
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
-    # what it gains over averages, and against plain fine-tuning itself
+    # gain: under shift, over averages of plain fine-tuning; NaN if none of them is as accurate on the reference
     drawn = r.over.replace('images', 'groups') if self.groups else r.over
     interval = f'95 % interval over {drawn}' + (' alone' if r.over == 'images' else '')
     if np.isnan(r.gain):
@@ -362,13 +371,14 @@ def _sentence(self:Bench, r):
     else:
         gain = (f'{100*r.gain:+.1f} points ({interval} {_from_to(r.low, r.high)}) against the {100*r.baseline:.1f} % '
                 'of the best plain average that is at least as accurate on the reference.')
+    # ahead: chosen point against that of plain fine-tuning, in the mean of reference and shift; p and p_holm test it
     if np.isnan(r.p): verdict = ', not tested over seeds'
     elif r.p_holm < .05: verdict = ', established'
     elif r.ahead_low <= 0 <= r.ahead_high: verdict = ''
     else: verdict = ', not established with so many rows judged'
     ahead = (f'Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides '
              f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict})')
-    if len(self.baselines) > 1:
+    if len(self.baselines) > 1: # the same against the second one: columns with `_best`
         if np.isnan(r.gain_best):
             gain += ' Averages of plain fine-tuning at its best validation rate are all less accurate there.'
         else:
@@ -382,14 +392,14 @@ def _sentence(self:Bench, r):
 @patch
 def _caveats(self:Bench, name): # sentences
     "Sentences about a setting at the edge of its grid, or that validation images could not tell from others"
-    rows = pd.DataFrame(self.tried.get(name, []))
+    rows = pd.DataFrame(self.tried.get(name, [])) # as of `choice_rows`: one row per value that was tried
     if rows.empty or name not in self.entries: return []
     n_images = self.entries['plain'].curves[0].validation.shape[1]
     at_edge = rows[rows.edge].itertuples()
     sentences = [f'Its {r.choice}, {r.value:.3g}, lies at the edge of what was tried.' for r in at_edge]
     for what, r in rows.groupby('choice', sort=False):
         if len(r) < 2 or not r.as_good.all(): continue
-        # how many images have a standard error as large as the difference between best and worst
+        # n of which the standard error √(best (1-best)/n) is as large as the difference between best and worst
         best = r.validation.max()
         apart = r.validation.max()-r.validation.min()
         enough = f'; some {best*(1-best)/apart**2:,.0f} could' if apart else ''
@@ -403,7 +413,7 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     if len(self.entries) < 2: return []
     gains, n = self.gains(), len(self.entries['plain'].curves)
     rows = gains[(gains.why == '') & ~gains.method.isin([*self.baselines, NULL])]
-    if rows.p.isna().all():
+    if rows.p.isna().all(): # p is NaN for a row that is known with all seeds only, and for all where seeds are too few
         why = 'there is one seed' if n == 1 else 'no row is known with each of the seeds left out'
         advice = 'Take three seeds to find large differences, five to find some of two points.'
         if not self.has_enough_seeds():
@@ -421,7 +431,7 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     if better: first = f'Better than averaging a plain fine-tuning, by more than chance: {", ".join(better)}.'
     second = 'Nothing is worse by more than chance.'
     if worse: second = f'Worse, by more than chance: {", ".join(worse)}.'
-    # what could not have been seen
+    # what could not have been seen: `smallest` is the lead that is found with 80 % power
     smallest = 100*rows[rows.p.notna() & rows.same_as_plain.isna()].smallest
     if smallest.empty: return [first, second, 'Every row gets the images right that plain fine-tuning gets right.']
     low, high = f'{smallest.min():.1f}', f'{smallest.max():.1f}'
