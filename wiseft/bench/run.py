@@ -80,7 +80,8 @@ def plan_bench(
     check_bench_suite(suite)
     control = control_sets(control, suite.datasets())
     folder = Path(folder)
-    judged = [p.name for p in folder.glob('*.npz')] # curves of a bench that has begun
+    # curves of a bench that has begun, such as 'L2-SP 0.1, lr 1e-05, seed 0.validation.npz'
+    judged = [p.name for p in folder.glob('*.npz')]
     # without unreadable images, which a bench looks for when it begins
     unreadable = None
     if (folder/UNREADABLE).exists():
@@ -89,18 +90,18 @@ def plan_bench(
     elif not judged: suite, unreadable = without_unreadable(suite, zeroshot, **recipe)
     if not judged:
         for images in control.values():
-            start = dict(zeroshot=member(zeroshot).on(images))
+            start = dict(zeroshot=member(zeroshot).on(images)) # with a head of the control set's classes
             columns = columns_per_image(start, images, progress=recipe.get('progress', True))
             check_better_than_chance(start, columns, images)
-    # a method with a curve needs no rehearsal
+    # a method with a curve needs no rehearsal: '' says that nothing stands in its way
     rehearsed = {m.name: '' for m in methods if any(f.startswith((f'{m.name} ', f'{m.name}, lr ')) for f in judged)}
-    # a bench that has begun keeps its rule for grids
+    # a bench that has begun keeps its rule for grids, of which the oldest have none
     grids, plan_file = PAST_EDGE_IF_BEST, folder/'plan.json'
     if plan_file.exists():
         recorded = read_json(plan_file).get('grids')
         if recorded in (None, PAST_EDGE): grids = recorded
-    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
-                control=control, grids=grids)
+    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given=given or {}, rehearsed=rehearsed,
+                unreadable=unreadable, control=control, grids=grids)
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
 def carry_out(
@@ -116,20 +117,21 @@ def carry_out(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_or_check_plan(plan, folder)
-    left_out, planned = plan.left_out(), plan.hypotheses()
-    _update_families(folder/'plan.json', planned)
+    left_out, planned = plan.left_out(), plan.hypotheses() # name -> why; names of rows that are tested
+    _update_families(folder/'plan.json', planned) # before any result
     place = describe_device(plan.zeroshot.device, plan.recipe.get('precision', 'bf16'))
     def lines(): return preview(plan, folder, seconds_left(plan, folder), place) if show_plan else []
     clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), lines)
     entries = {c.name: Entry(c) for c in plan.contenders()}
     work = Work(plan, folder, clock, entries=entries, answers=answers, weights=weights and Path(weights))
-    try:
+    try: # rows that fail move from the entries to `left_out`
         for seed in plan.seeds: _for_each_row(work, partial(work.advance, seed=seed), left_out)
         _for_each_row(work, work.leave_out, left_out)
     except TimeIsUp as e: say(str(e))
     complete = _rows_with_all_seeds(work.entries, len(plan.seeds))
+    # results of more than one row close the family: rows that are planned later are another one
     families = _update_families(folder/'plan.json', planned, has_results=len(complete) > 1)
-    return Bench(plan, complete, left_out, work.choices, groups, families)
+    return Bench(plan, complete, left_out, tried=work.choices, groups=groups, families=families)
 
 def _for_each_row(work, step, left_out):
     "Call `step` with each entry; a failure only leaves out its row, a busy row is tried again later"
@@ -143,7 +145,7 @@ def _for_each_row(work, step, left_out):
                 if work.entries[name].row.is_baseline: raise # which all others are measured against
                 left_out[name] = f'It failed: {last_line(e)}'
                 del work.entries[name]
-        if busy == todo: work.clock.wait()
+        if busy == todo: work.clock.wait() # all that is left is with other processes
         todo = busy
 
 def _rows_with_all_seeds(entries, n_seeds): # name -> `Entry` with the seeds that all have
@@ -231,19 +233,21 @@ def advance(self:Work, entry:Entry, seed:int):
     "Train and judge a row with one seed; a merge of all seeds is made with the last one"
     row, seeds = entry.row, self.plan.seeds
     if entry.trial is None: entry.trial = row.chosen_trial(self)
+    # what `judgment` takes: the function that makes the end of the curve, the way there, and a file's name, such as
+    # 'SPD 1, lr 1e-05, seed 0', 'LiNeS of plain, lr 1e-05, seed 0', or 'uniform soup of 3 plain, lr 1e-05'
     trial, by = replace(entry.trial, seed=seed), 'weight-space'
     train, of_trial = partial(self.trained_classifier, trial), f'{row.name} of {trial.name}'
     if row.trains: make_end, name = train, trial.name
     elif interpolates(row.method): make_end, name, by = train, of_trial, row.name
-    else:
+    else: # a new classifier is made of one fine-tuned one, or of those of all seeds
         trials, name = [trial], of_trial
         if entry.several:
             if seed != seeds[-1]: return
             trials = [replace(trial, seed=s) for s in seeds]
             name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
         make_end = partial(self.merged_classifier, row.method, trials, name)
-    right, _, cost = self.judgment(make_end, name, 'validation', by)
-    test, kl, _ = self.judgment(make_end, name, 'test', by)
+    right, _, cost = self.judgment(make_end, name, 'validation', by) # set -> (k, n_images); the reference alone
+    test, kl, _ = self.judgment(make_end, name, 'test', by) # set -> (k, n_images), set -> (k,)
     entry.curves.append(Curve(right[REFERENCE], test, cost, kl))
 
 @patch
@@ -259,7 +263,7 @@ def leave_out(self:Work, entry:Entry):
         except Exception as e:
             self.clock.say(f'{name}: {last_line(e)} It is unknown how much {entry.row.name} depends on single runs.')
             return
-        curves.append(Curve(None, test, cost, kl))
+        curves.append(Curve(None, test, cost, kl)) # without validation: the point is chosen on the curve of all seeds
     entry.without = curves
 
 # %% ../../nbs/api/bench/04_run.ipynb #dd17cfca
@@ -279,7 +283,7 @@ def choose(self:Work,
 @patch
 def _best_value(self:Work, trial, setting, values, around): # setting: 'lr' or 'strength'; around: as in `one_further`
     "The trial with the value that is chosen from a grid, the most cautious first; one step further from an edge"
-    name, what = trial.tuning, 'learning rate' if setting == 'lr' else setting
+    name, what = trial.tuning, 'learning rate' if setting == 'lr' else setting # of the method; of the setting in words
     right = {} # value -> (k, n_images), as in `judgment`
     def judge(value):
         t = replace(trial, **{setting: value})
@@ -287,6 +291,7 @@ def _best_value(self:Work, trial, setting, values, around): # setting: 'lr' or '
         right[value] = self.judgment(partial(self.trained_classifier, t), t.name, 'validation')[0][REFERENCE]
         self.trials[name][t] = right[value].mean(1).max()
     for value in values: judge(value)
+    # a grid whose best value is at its edge gets one more
     best = max(values, key=lambda v: right[v].mean(1).max())
     further = one_further(values, best, around) if self.plan.grids else None
     if further is not None:
@@ -294,7 +299,7 @@ def _best_value(self:Work, trial, setting, values, around): # setting: 'lr' or '
         except Exception as e: # the method does not go that far
             self.clock.say(f'{name} fails with {what} {further:g}: {last_line(e)}')
             del self.trials[name][replace(trial, **{setting: further})]
-    order = sorted(right, reverse=values[0] > values[-1])
+    order = sorted(right, reverse=values[0] > values[-1]) # as `values`, with the further one in its place
     past_edge = further if self.plan.grids == PAST_EDGE_IF_BEST else None
     rows = choice_rows(name, what, order, [right[v] for v in order], past_edge)
     self.choices[name] += rows
@@ -320,7 +325,7 @@ def trained_classifier(self:Work, trial:Trial) -> ImageClassifier:
 def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "Merge plainly fine-tuned classifiers by a method, and save the result with its recipe"
     hyperparameters, images = self.plan.given.get(method.name, {}), self.plan.suite.validation
-    # other seeds or hyperparameters: another folder
+    # other seeds or hyperparameters: another folder, such as 'TIES of 3 plain, lr 1e-05, 3f9a01'
     key = repr(([t.name for t in trials], sorted(hyperparameters.items())))
     digits = hashlib.sha256(key.encode()).hexdigest()[:6]
     folder = self.weights/f'{name}, {digits}'
@@ -329,6 +334,7 @@ def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageC
         with passes(zeroshot) as counts:
             if method.kind == 'search': out = method(zeroshot, finetuned, images, **hyperparameters)
             else: out = merge(zeroshot, finetuned, method, images=images, **hyperparameters)
+        # passes of the merge or search itself, beside those of the fine-tunings
         out.recipe['making'] = counted_or_declared(counts, method, self.plan.suite, len(finetuned))
         out.save(folder)
     return load_classifier(folder, self.plan.zeroshot.device)
@@ -361,7 +367,7 @@ def _write_judgment(self:Work, make_end, file, name, split, by): # as in `judgme
     self.clock(f'judge {name}, {split}')
     method = find_method(by).set(**plan.given.get(by, {}))
     precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
-    with passes(plan.zeroshot) as counts:
+    with passes(plan.zeroshot) as counts: # of what a method computes before it predicts
         between = members(plan.zeroshot, finetuned, plan.alphas, [method], precision=precision,
                           images=plan.suite.validation)
     suite, control = plan.suite, plan.control.values()
@@ -372,7 +378,7 @@ def _write_judgment(self:Work, make_end, file, name, split, by): # as in `judgme
     for k, n in recipe.get('making', {}).items(): making[k] += n
     cost = recipe.get('cost', {}) | dict(seconds=recipe.get('seconds', 0.), making=making)
     arrays = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
-    answers = {k: v for k, v in columns.items() if k not in arrays}
+    answers = {k: v for k, v in columns.items() if k not in arrays} # classes; label, answer and confidence by set
     if self.answers: _write_arrays(self.folder/'answers'/file.name, answers) # first: a curve with a file has answers
     _write_arrays(file, arrays | dict(cost=json.dumps(cost)))
     self.clock.n = n_done(plan, self.folder)
@@ -393,13 +399,16 @@ def curve_columns(
     # an output ensemble without an alpha is a curve of one point; `kl` is measured from the initial model beside it
     single = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])}
     if single: between = {k: m for k, m in between.items() if m.identity['alpha'] == 0} | single
+    # metrics to keep an image: their columns are called confidence and kl
     _, predictions = evaluate(between, suite, split, keep_predictions=['ECE (15 bins)', 'KL from start'],
                               metrics=['accuracy'], control=control, progress=progress)
-    points = [p for p in predictions.members if not single or np.isnan(p[0]['alpha'])]
-    points.sort(key=lambda p: p[0]['alpha'])
-    codes = np.stack([codes for _, codes, _ in points])
-    confidence, kl = (np.stack([columns[k] for *_, columns in points]) for k in ('confidence', 'kl'))
-    images = predictions.images
+    # of each point: who it is, with its alpha; (n,) predicted class codes; column -> (n,), for n images of all sets
+    points = [(who, codes, columns) for who, codes, columns in predictions.members
+              if not single or np.isnan(who['alpha'])]
+    points.sort(key=lambda point: point[0]['alpha'])
+    codes = np.stack([codes for _, codes, _ in points]) # (k, n); -1: unreadable
+    confidence, kl = (np.stack([columns[k] for _, _, columns in points]) for k in ('confidence', 'kl'))
+    images = predictions.images # table of n rows
     labels, dataset = images.label.cat.codes.to_numpy(), images.dataset.astype(str).to_numpy()
     readable = (codes >= 0).all(0)
     out = dict(classes=images.label.cat.categories.to_numpy(str))
@@ -408,7 +417,7 @@ def curve_columns(
         out[f'right {d}'] = (codes == labels)[:, readable & mine]
         out[f'kl {d}'] = kl[:, readable & mine].mean(1)
         out[f'label {d}'] = labels[mine].astype(np.uint16)
-        out[f'answer {d}'] = codes[:, mine].astype(np.uint16)
+        out[f'answer {d}'] = codes[:, mine].astype(np.uint16) # -1 becomes 65535
         out[f'confidence {d}'] = confidence[:, mine].astype(np.float16)
     return out
 
@@ -427,14 +436,14 @@ _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower 
 
 def _write_or_check_plan(plan, folder):
     "Write the plan and its list of unreadable images, or check that the folder has the same plan"
-    file, now = folder/'plan.json', json.loads(json.dumps(plan.as_json()))
+    file, now = folder/'plan.json', json.loads(json.dumps(plan.as_json())) # with lists for tuples, as in the file
     if not file.exists():
         others = [p.name for p in folder.iterdir() if not p.name.startswith('.')]
         if others: raise FileExistsError(
             f'{folder} holds other files ({others[0]}, …) and no bench. Choose a folder that is new or empty.')
         with suppress(FileExistsError), atomic_path(file) as tmp: # another process may have begun just now
             _write_json(now | dict(begun=str(date.today())), tmp)
-    before = read_json(file)
+    before = read_json(file) # of whoever began the bench, which may be this call
     for k in before | now:
         if k not in ('version', 'begun', 'families') and before.get(k) != now.get(k): raise ValueError(
             f'{folder} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '
