@@ -26,18 +26,19 @@ def bootstrap(
     value = float(statistic(np.asarray(counts.sum(0))[None])[0])
     n_images = counts.shape[0]
     if units is not None: counts = per_unit(counts, units)
-    n = counts.shape[0]
+    n = counts.shape[0] # units, from here on
     if n < 2: return value, np.nan, np.nan
-    if n < FEW: # Student's t, from leaving out one unit at a time
+    if n < FEW: # Student's t, from leaving out one unit at a time (jackknife)
         counts, images = counts.toarray(), np.ones((n_images, 1))
-        if units is not None: images = per_unit(images, units)
-        left = statistic(counts.sum(0) - counts)
+        if units is not None: images = per_unit(images, units) # (n, 1), how many each unit has
+        left = statistic(counts.sum(0) - counts) # (n,) metric without each unit
         variance = (n-1)/n*((left - left.mean())**2).sum()
-        df = 1/((images/n_images)**2).sum() - 1
+        df = 1/((images/n_images)**2).sum() - 1 # effective number of units − 1; n − 1 if they are equally large
         error = stats.t.ppf(.975, df)*np.sqrt(variance)
         ends = value-error, value+error
     else:
         drawn = metric_resamples(counts, statistic, n_resamples, rng or np.random.default_rng(0))
+        # quantiles farther out than 2.5 %, as there are few units; resamples lack images, which biases their mean
         tail = stats.norm.cdf(tail_expansion(n)*stats.norm.ppf(.025))
         centered = drawn - np.nanmean(drawn) + value
         ends = np.nanquantile(centered, [tail, 1-tail])
@@ -94,15 +95,15 @@ def macro_f1(
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if min(predicted.min(), labels.min()) < 0: raise ValueError(
         'There are negative class indices. Leave out images that could not be read, whose index is -1.')
-    # for each class three columns of ones: right, of that class, called so
+    # for each class three columns of ones: right, of that class, called so; rows and cols: where the ones are
     c = max(predicted.max(), labels.max())+1
     n = len(labels)
     i, right = np.arange(n), predicted == labels
     rows = np.concatenate([i[right], i, i])
     cols = np.concatenate([labels[right], c+labels, 2*c+predicted])
-    def f1(t):
+    def f1(t): # sums (r, 3c) -> (r,)
         hits, there, called = np.split(t, [c, 2*c], axis=1)
-        of_class = np.full(hits.shape, np.nan)
+        of_class = np.full(hits.shape, np.nan) # NaN: no such image, which the mean leaves out
         np.divide(2*hits, there+called, out=of_class, where=there>0)
         return np.nanmean(of_class, 1)
     ones = np.ones(len(rows))
@@ -118,7 +119,7 @@ def worst_group(
     correct, groups = right_or_wrong(correct), np.asarray(groups)
     names = [g for g in dict.fromkeys(groups) if g != 'Other']
     if not names: raise ValueError("There are no groups but 'Other', which doesn't count.")
-    counts = [(correct[groups == g].sum(), (groups == g).sum()) for g in names]
+    counts = [(correct[groups == g].sum(), (groups == g).sum()) for g in names] # (right, n) of each group
     above = 2*.975**(1/len(names)) - 1 # the two-sided level whose upper limits hold for all groups at once
     low = min(clopper_pearson(*c)[0] for c in counts)
     high = min(clopper_pearson(*c, above)[1] for c in counts)

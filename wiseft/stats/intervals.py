@@ -29,7 +29,7 @@ def drawn_together(
 ) -> tuple: # set name -> (n_i,) numbers of its units; (n_units,) and (n_sets,) numbers of the group that each is in
     "Numbered units of all sets, in independent groups: sets that share a unit are in one group."
     ids = units or {s: [(s, i) for i in range(n)] for s, n in sizes.items()}
-    images = list(chain(*ids.values()))
+    images = list(chain(*ids.values())) # the unit of each image, set after set
     number = {unit: i for i, unit in enumerate(dict.fromkeys(images))}
     numbers = np.array([number[unit] for unit in images])
     # a graph: first the units, then the sets, and an edge from each image's unit to its set
@@ -37,11 +37,11 @@ def drawn_together(
     n = n_units + len(ids)
     ends = numbers, np.repeat(np.arange(n_units, n), lengths)
     edges = sparse.coo_array((np.ones(len(images)), ends), shape=(n, n))
-    _, group = sparse.csgraph.connected_components(edges, directed=False)
+    _, group = sparse.csgraph.connected_components(edges, directed=False) # (n,) number of each node's component
     by_set = np.split(numbers, np.cumsum(lengths)[:-1])
     return dict(zip(ids, by_set)), group[:n_units], group[n_units:]
 
-def _unit_rows(values, units):
+def _unit_rows(values, units): # (n_units, n_sets) twice; a pair of masks, (n_units,) and (n_sets,), per group
     "Per unit and set the sum of values and the number of images, and for each group which units and which sets it has."
     own = units and {s: units[s] for s in values}
     numbers, of_units, of_sets = drawn_together(own, {s: len(v) for s, v in values.items()})
@@ -52,35 +52,35 @@ def _unit_rows(values, units):
     return sums, counts, [(of_units==group, of_sets==group) for group in np.unique(of_sets)]
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #few-code
-def _jackknife(sums, counts, span, n_sets):
-    "Mean over `n_sets` sets, its variance, and degrees of freedom, of the units of some of the sets: (n_units, n_sets)"
-    times = np.ones(len(sums)) # how often each row counts
+def _jackknife(sums, counts, span, n_sets): # sums, counts: (n_units, k), of k of the sets
+    "What k sets that share units add to the mean over `n_sets`; its jackknife (CR3) variance, and degrees of freedom"
+    times = np.ones(len(sums)) # how often each row counts: a unit once, an added image by a weight
     if span is not None: # two successes and two failures over all sets; for differences one of each sign
         lowest, highest = span
         one = np.eye(counts.shape[1])
         sums = np.vstack([sums, lowest*one, highest*one])
         counts = np.vstack([counts, one, one])
         times = np.append(times, np.full(2*len(one), 2/(highest-lowest)/n_sets))
-    total, size = times @ counts, times.sum()
-    means = times @ sums / total
-    change = ((sums - means*counts)/(total - counts)).sum(1) # when a unit is left out
-    share = (counts/total).sum(1)
+    total, size = times @ counts, times.sum() # (k,) images of each set; number of units, with those added
+    means = times @ sums / total # (k,)
+    change = ((sums - means*counts)/(total - counts)).sum(1) # of the sum of means, when a unit is left out
+    share = (counts/total).sum(1) # of each unit in the images
     variance = (size-1)/size*(times @ change**2)
-    df = (times @ share)**2/(times @ share**2) - 1
+    df = (times @ share)**2/(times @ share**2) - 1 # effective number of units − 1 (Carter et al. 2017)
     return means.sum()/n_sets, variance/n_sets**2, df
 
 def _mean_interval(values, units, span):
-    "Mean over sets and its 95 % interval; `span`: the lowest and highest value of an image; None: there is none"
+    "Mean over sets and its 95 % t interval; `span`: lowest and highest value of an image; None: there is none"
     mean = float(np.mean([v.mean() for v in values.values()]))
     sums, counts, groups = _unit_rows(values, units)
     if (counts > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
     parts = [_jackknife(sums[np.ix_(u, s)], counts[np.ix_(u, s)], span, len(values)) for u, s in groups]
-    centers, variances, dfs = np.array(parts).T
+    centers, variances, dfs = np.array(parts).T # one each per group; groups are independent, so these add up
     center, variance = centers.sum(), variances.sum()
     reach = 0.
-    if variance: reach = np.sqrt(variance)*stats.t.ppf(.975, variance**2/(variances**2/dfs).sum())
+    if variance: reach = np.sqrt(variance)*stats.t.ppf(.975, variance**2/(variances**2/dfs).sum()) # Satterthwaite
     low, high = np.clip([center-reach, center+reach], *(span or (-np.inf, np.inf)))
-    return mean, float(min(low, mean)), float(max(high, mean))
+    return mean, float(min(low, mean)), float(max(high, mean)) # the center has added images, the mean hasn't
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #f6b85e21
 def _checked_sets(by_set):
