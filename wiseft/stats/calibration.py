@@ -23,24 +23,25 @@ def expected_calibration_error(
     confidence, correct = np.asarray(confidence), np.asarray(correct)
     if not ((confidence >= 0) & (confidence <= 1+1e-9)).all(): raise ValueError(
         f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
-    # each image's gap in its bin, and a one; sums of these give the gaps of the bins
+    # each image's gap (confidence − correct) in its bin, and a one; sums of these give the gaps of the bins
     n, rng = len(confidence), rng or np.random.default_rng(0)
     upper = np.ceil(confidence*bins).astype(int)
     bin_of = np.clip(upper-1, 0, bins-1)
     gap = sparse.csr_array((confidence-correct, (np.arange(n), bin_of)), shape=(n, bins))
     counts = sparse.hstack([gap, np.ones((n,1))], format='csr')
-    def mean_gap(t): return t[:,:bins]/t[:,bins:]
-    gaps = mean_gap(np.asarray(counts.sum(0))[None])
+    def mean_gap(t): return t[:,:bins]/t[:,bins:] # sums (r, bins+1) -> (r, bins) gaps times the bins' shares of images
+    gaps = mean_gap(np.asarray(counts.sum(0))[None]) # (1, bins)
     value = float(np.abs(gaps).sum())
     if units is not None: counts = per_unit(counts, units)
-    k = counts.shape[0]
+    k = counts.shape[0] # units
     if k < 2: return value, np.nan, np.nan
-    # errors of the gaps: over resamples, and the gaps of simulated calibrated classifiers
+    # errors of the gaps, (n_resamples, bins): over resamples, and the gaps of simulated calibrated classifiers
     resampled = metric_resamples(counts, mean_gap, n_resamples, rng) - gaps
     in_bin, sums = np.bincount(bin_of, minlength=bins), np.bincount(bin_of, confidence, bins)
     sure = np.divide(sums, in_bin, out=np.zeros(bins), where=in_bin>0) # mean confidence
-    right = rng.binomial(in_bin, np.clip(sure, 0, 1), (n_resamples, bins))
+    right = rng.binomial(in_bin, np.clip(sure, 0, 1), (n_resamples, bins)) # images, if confidence were accuracy
     errors = [resampled*tail_expansion(k), (in_bin*sure - right)/n]
+    # errors raise Σ|gap| by at most Σ|error|, and lower it by at most |Σ error·sign|; the wider kind counts
     sign = np.sign(gaps[0])
     above = max(np.quantile(np.abs(e).sum(1), .975) for e in errors)
     below = max(np.quantile(e @ sign, .975) for e in errors)

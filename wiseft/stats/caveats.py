@@ -28,7 +28,7 @@ def _guessing(t, n_classes): # sentences
     if not n_classes or not len(starts): return []
     start = next(starts.itertuples())
     chance = 1/n_classes
-    near_chance = min(2*chance, chance+.1*(1-chance))
+    near_chance = min(2*chance, chance+.1*(1-chance)) # the latter: a tenth of the way from chance to 1
     if start.value <= near_chance or start.low <= chance: return [
         f'The {_end(start.method)} is right on {start.value:.1%} of the reference, where guessing gives '
         f'{chance:.1%}: there may be no robustness to keep, and averaging with it may be no good. '
@@ -71,7 +71,8 @@ def exchanged_classes(
     "Classes that look exchanged: nearly all images of each are classified as the next one, in a ring"
     labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
     if not len(labels): return []
-    # the usual answer to the images of a class, where hardly any is right
+    # the usual answer to the images of a class, where hardly any is right;
+    # arrays have an entry for each pair of label and answer that occurs, `n` times; size, right: of its label
     n_classes = 1 + max(labels.max(), predicted.max())
     pairs, n = np.unique(labels*n_classes + predicted, return_counts=True)
     label, answer = divmod(pairs, n_classes)
@@ -97,13 +98,14 @@ def warnings_about_averaging(
     images:str='validation images', # what `accuracies` are of, in words
 ) -> list: # a sentence, or none
     "Warnings if the average at alpha = 0.5 is worse than the better end by more than two standard errors"
-    before, half, end = (accuracies[a] for a in (0, .5, 1))
+    before, half, end = (accuracies[a] for a in (0, .5, 1)) # initial, average, fine-tuned
     error = np.sqrt(half*(1-half)/n)
     if start == 'start' and half < end and before < end - 2*error: # it has seen the reference alone
         return [f'Averaging with this initial model may cost: the fine-tuned classifier is {100*(end-before):.1f} '
                 f'points above it on {images}, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
     if half >= max(before, end) - 2*error: return []
     better = 'fine-tuned classifier' if end > before else _end(start)
+    # below both ends; below a fine-tuned classifier that is better; below an initial one that is
     lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '
             f'{images}')
     if half < min(before, end) - 2*error:

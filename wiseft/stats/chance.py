@@ -29,9 +29,10 @@ def both_chances(
     n_images:int, # number of units that are drawn in the smallest set
     n_seeds:int,
 ) -> tuple:   # standard error, degrees of freedom; both (…)
-    "Standard error of a difference over images and seeds"
+    "Standard error of a difference over images and seeds, with Satterthwaite's degrees of freedom"
     images, known = np.asarray(images, float), ~np.isnan(seeds)
     seeds = np.where(known, seeds, 0)
+    # few seeds may agree by luck: for the degrees of freedom their variance counts as at least the images'
     weighs = np.where(known, np.maximum(seeds, images), 0)
     of_images, of_seeds = max(n_images-1, 1), max(n_seeds-1, 1) # degrees of freedom
     uncertain = images**2/of_images + weighs**2/of_seeds
