@@ -53,7 +53,7 @@ def results_table(
     for c in COLUMNS:
         if c not in _numbers: table[c] = table[c].fillna('').astype(str)
     # what can't be a result
-    for wrong, what in _impossible(table):
+    for wrong, what in _impossible(table): # (n,) bool, and what is wrong in words
         if not wrong.any(): continue
         first = table.loc[wrong.idxmax(), [*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high']]
         raise ValueError(f'{wrong.sum()} rows with {what}, first {first.map(str).to_dict()}.')
@@ -92,6 +92,7 @@ def check_single(
     twice = table[table.duplicated([*keys, 'dataset'])]
     if not len(twice): return
     first = twice.iloc[0][[*keys, 'dataset']].replace('', np.nan).dropna()
+    # in words, such as 'method weight-space, alpha 0.5, dataset line'
     row = ', '.join(f'{k} {v:g}' if k == 'alpha' else f'{k} {v}' for k, v in first.items())
     raise ValueError(
         f'There are several rows for {row}. Choose one classifier or seed: '
@@ -153,7 +154,8 @@ def _methods_by_set(table, cells): # `DataFrame`; cells: what to show for each r
     check_single(table)
     table = table.assign(cell=cells).reset_index(drop=True)
     keys = [k for k in IDENTITY if k!='tuning' or (table.tuning!='').any()]
-    # rows: known methods first, other names in the order of their first appearance, then by α
+    # rows: known methods first, other names in the order of their first appearance, then by α;
+    # `ranks` has these places instead of names, `order` the position of one row for each method
     ranks = table[keys].copy()
     for k in ranks.columns.drop('alpha'):
         known = METHODS if k=='method' else []
@@ -188,6 +190,7 @@ def compact(
         value, low, high = (f'{scale*v:.{digits}f}' for v in (row.value, row.low, row.high))
         return value if pd.isna(row.low) else f'{value} ({low}–{high})'
     t = _methods_by_set(table, [cell(row) for row in table.itertuples()])
+    # headings of sets with their number of images; classifier and tuning only where there are several
     n, n_sets = table.groupby('dataset').n.max(), t.shape[1]
     t.columns = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in t]
     t = t.fillna('').reset_index()
@@ -195,7 +198,7 @@ def compact(
     t = t.drop(columns=[k for k in ('classifier', 'tuning') if k in t and t[k].nunique() < 2])
     rows = [list(t.rename(columns=dict(alpha='α'))), *t.values]
     lines = [f'| {" | ".join(map(in_markdown, row))} |' for row in rows]
-    lines.insert(1, '|' + '---|'*(t.shape[1]-n_sets) + '--:|'*n_sets)
+    lines.insert(1, '|' + '---|'*(t.shape[1]-n_sets) + '--:|'*n_sets) # sets are aligned to the right
     return Markdown('\n'.join(lines))
 
 # %% ../../nbs/api/stats/04_table.ipynb #f55afae5
@@ -212,7 +215,7 @@ def combine_seeds(
     table = without_agreement(table)
     keys = [c for c in COLUMNS if c not in ('seed','value','low','high','version')]
     groups = table.groupby(keys, sort=False, dropna=False)
-    seeded, n = groups.seed.count(), table.seed.nunique()
+    seeded, n = groups.seed.count(), table.seed.nunique() # rows with a seed in each group: 0 or n
     if not seeded.isin([0, n]).all() or table.duplicated(keys+['seed']).any(): raise ValueError(
         f'Some rows are missing or there twice. Each row should be there once for each of the {n} seeds, or without a '
         'seed.')

@@ -87,6 +87,7 @@ def write_clip_benchmark(
     "Write results as CLIP_benchmark does: its `clip_benchmark build` makes one table of these files and its own"
     table = results_table(table)
     for _, rows in table.groupby('metric'): check_single(rows)
+    # one classifier on one set each, with a row per metric; means over sets are left out
     runs = table[~table.dataset.isin(MEANS)].groupby([*IDENTITY, 'dataset'], sort=False, dropna=False)
     with atomic_path(folder, force=force, kind='results for CLIP_benchmark') as tmp:
         tmp.mkdir()
@@ -100,6 +101,7 @@ def write_clip_benchmark(
             record = dict(dataset=dataset, model=architecture, pretrained=' '.join(filter(None, words)), task=task,
                           metrics=metrics, language='en')
             name = '_'.join(record[k] for k in ('dataset', 'pretrained', 'model', 'task'))
+            # such as line_demo-fine-tuned-1_ViT-B-32_classification.json
             file = tmp/(re.sub(r'[^\w.-]+', '-', name) + '.json')
             if file.exists(): raise ValueError(
                 f'{file.name} would hold two results, by names that differ in punctuation alone. Rename the set '
