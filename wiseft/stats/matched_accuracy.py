@@ -25,12 +25,12 @@ def place_on(
     "The place on a curve with the best accuracy under shift, among those with at least a reference accuracy"
     reference, shifted = np.asarray(reference, float), np.asarray(shifted, float)
     highest = reference.max(-1)
-    least = np.minimum(target, highest)[..., None]
+    least = np.minimum(target, highest)[..., None] # the reference accuracy to reach
     # candidates: points with at least this accuracy, and places between two points where the curve crosses it
     at_points = np.where(reference >= least-_CLOSE, shifted, -np.inf)
     before, after = reference[..., :-1], reference[..., 1:]
     crosses = (before-least)*(after-least) < 0
-    share = np.divide(least-before, after-before, out=np.zeros(crosses.shape), where=crosses)
+    share = np.divide(least-before, after-before, out=np.zeros(crosses.shape), where=crosses) # of the way to the next
     at_crossings = np.where(crosses, shifted[..., :-1] + share*np.diff(shifted), -np.inf)
     best = np.concatenate([at_points, at_crossings], -1).argmax(-1)[..., None]
     k = reference.shape[-1]
@@ -69,9 +69,10 @@ def resampled(
     "Accuracy of each classifier in each bootstrap resample; classifiers share the resamples"
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
+    # set name -> the number of each image's unit; of each unit, its group: sets that share units are drawn together
     numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
-        times = _times_drawn(groups, size, rng)
+        times = _times_drawn(groups, size, rng) # (size, n_units); again where a set would have no image
         while (lacks := _lacks_a_set(times, numbers)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
         for s, a in _weighted_accuracies(correct, numbers, times).items(): out[s].append(a)
     return {s: np.concatenate(a) for s, a in out.items()}
@@ -103,12 +104,14 @@ def judged_by_halves(
 ):                # (m-k,); NaN where a set has one unit, so that no half can judge it
     "Accuracy under shift above the curve, at places that the other half of the images chooses"
     rng = rng or np.random.default_rng(0)
+    # set name -> the number of each image's unit; of each unit, its group
     numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
     if min(len(np.unique(n)) for n in numbers.values()) < 2: return np.full(len(correct[REFERENCE])-k, np.nan)
-    # splits of the units, in which each set has some in either half
+    # random splits of the units, (n_splits, n_units), in which each set has some in either half
     half = np.zeros((n_splits, len(groups)), bool)
     while (lacks := _lacks_a_set(half, numbers) | _lacks_a_set(~half, numbers)).any():
         half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
+    # accuracies on each half, two arrays (n_splits, m): units of the other half have the weight 0
     one = _reference_and_shifted(_weighted_accuracies(correct, numbers, half.astype(float)))
     other = _reference_and_shifted(_weighted_accuracies(correct, numbers, (~half).astype(float)))
     # each half chooses a place on the curve, where the other judges
@@ -116,7 +119,7 @@ def judged_by_halves(
     for (reference, shifted), (_, judged) in ((one, other), (other, one)):
         place, _ = place_on(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
         gains.append(judged[:, k:]-at_place(judged[:, None, :k], place))
-    return np.mean(gains, (0, 1))
+    return np.mean(gains, (0, 1)) # over both directions and all splits
 
 def _reference_and_shifted(accuracies): # set name -> (…)
     "Accuracy on the reference, and mean accuracy under shift"
@@ -139,24 +142,24 @@ def matched_gains(
     "Gains of methods over a curve: under shift at equal reference accuracy, and point against point"
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
-    correct = _curve_and_methods(methods, curve, names)
+    correct = _curve_and_methods(methods, curve, names) # the k points of the curve, then the methods
     all_reference, all_shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
     reference, shifted = all_reference[k:], all_shifted[k:]
     _, beyond = place_on(all_reference[:k], all_shifted[:k], reference)
     gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
-    # three differences, and their variance over images and over seeds
-    top = all_reference[:k].argmax()
+    # three differences (gain, ahead, lead) in rows, and their variance over images and over seeds, (3, n_methods)
+    top = all_reference[:k].argmax() # the curve's most accurate point on the reference
     def on_all_images(correct): # (3, n_methods)
         accuracies = {s: c.mean(1)[None] for s, c in correct.items()} # as of one resample
         return _gain_ahead_lead(accuracies, k, chosen, top)[:, 0]
-    _, ahead, lead = on_all_images(correct)
+    _, ahead, lead = on_all_images(correct) # the gain above is by halves, which this one isn't
     over_images = _gain_ahead_lead(resampled(correct, units, n_resamples, rng), k, chosen, top).var(1, ddof=1)
     over_seeds = np.full(over_images.shape, np.nan)
     if without: over_seeds = seed_variance([on_all_images(_curve_and_methods(*each, names)) for each in without])
     fewest = min(len(set(units[s])) if units else c.shape[1] for s, c in correct.items())
     error, df = both_chances(over_images, over_seeds, fewest, len(without))
     of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
-    # only what is known over seeds has a p
+    # only what is known over seeds has a p; alone: intervals over images alone; index 0: gain, 1: ahead
     alone, tests = np.isnan(over_seeds[1]), family or len(methods)
     p = np.where(alone, np.nan, two_sided_p(ahead, error[1], df[1]))
     return pd.DataFrame(dict(
@@ -202,10 +205,11 @@ def against_itself(
         for s in seeds[0]:
             curve, point = np.mean([seeds[i][s] for i in other], 0), np.mean([seeds[i][s] for i in half], 0)[chosen]
             correct[s] = np.vstack([curve, point])
-        gains.append(judged_by_halves(correct, k, units, 10)[0])
+        gains.append(judged_by_halves(correct, k, units, n_splits=10)[0]) # of the only method
         reference, shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
         both = (reference+shifted)/2
         aheads.append(both[k]-both[chosen])
+    # intervals from the spread over splits; the mean of `aheads` is 0, as each split is there both ways round
     width = stats.t.ppf(.975, n-1)*scaled_to_all(n)
     gain, wide = np.mean(gains), width*np.std(gains)
     far = width*np.sqrt(np.mean(np.square(aheads)))

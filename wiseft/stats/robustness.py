@@ -88,15 +88,16 @@ def fit_baseline(
     if bad := int((~np.isfinite(x) | ~np.isfinite(y)).sum()): raise ValueError(
         f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis. Leave them '
         'out.')
-    # the line, with Student's t intervals, and how far models lie from it
+    # the line, with Student's t intervals, and how far models lie from it under shift, in fractions
     fit = stats.linregress(x, y)
     t = stats.t.ppf(.975, len(x)-2)
     def within(value, error): return float(value - t*error), float(value + t*error)
-    points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
+    residuals = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
     line = Line(
-        float(fit.slope), float(fit.intercept), (float(np.min(reference)), float(np.max(reference))),
-        within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr),
-        len(x), float(fit.rvalue**2), float(100*points.std(ddof=2)))
+        slope=float(fit.slope), intercept=float(fit.intercept),
+        x_range=(float(np.min(reference)), float(np.max(reference))),
+        slope_ci95=within(fit.slope, fit.stderr), intercept_ci95=within(fit.intercept, fit.intercept_stderr),
+        n=len(x), r2=float(fit.rvalue**2), resid_sd_pp=float(100*residuals.std(ddof=2)))
     return Baseline([line], name, axis)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2e5feea7
@@ -111,7 +112,7 @@ def published_baseline(
     if (source, dataset, classes) not in fits: raise ValueError(
         f'{source!r} has no baseline for {dataset!r} with classes={classes!r}. There are {", ".join(map(str, fits))}.')
     fit = fits[source, dataset, classes]
-    lines = [Line(**{k: line[k] for k in Line.__annotations__}) for line in fit['lines']]
+    lines = [Line(**{k: line[k] for k in Line.__annotations__}) for line in fit['lines']] # the file has more fields
     return Baseline(lines, f'{source}: {" and ".join(l.name for l in lines)}', pivots=fit['pivots'])
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3bb3e47f
@@ -148,12 +149,13 @@ def robustness(
         if r.method in INITIAL: initial.setdefault((r.classifier, r.tuning, r.dataset), r.value)
     rows, name = [], reference_set(table)
     is_mean_of_five = {*IMAGENET_SHIFTS} <= {*table.dataset} # for which there are fits
-    for r in table[table.role=='shift'].itertuples():
+    for r in table[table.role=='shift'].itertuples(): # the mean over shifts is one, too
         # above the baseline, and why there is no such number
         key = r.classifier, r.tuning, r.method, str(r.alpha)
         reference, fit = values.get((*key, name), np.nan), None
         if baselines is not None: fit = baselines.get(r.dataset)
         elif r.dataset != MEAN or is_mean_of_five:
+            # reference accuracy on the shift's own classes, where the table has a row 'imagenet, imagenet-r classes'
             of_shift = values.get((*key, f'{name}, {r.dataset} classes'), np.nan)
             reference, fit = _published(of_shift, reference, r.dataset, source)
         rho, note = np.nan, ''
