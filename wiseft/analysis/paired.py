@@ -13,7 +13,8 @@ from ..infer.members import WHO
 from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
-def _value_per_image(predictions, which): # table, index: dataset and file
+# index: dataset and file; columns: correct (0 to 1), n_seeds, role, group, unit, label, seed, data_fingerprint
+def _value_per_image(predictions, which):
     "One value per image: right or wrong, or the share of seeds that are right"
     if isinstance(predictions, KeptPredictions): picked = predictions.frame(**which)
     else:
@@ -36,14 +37,14 @@ def _value_per_image(predictions, which): # table, index: dataset and file
     return out
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #6965f3d1
-# column that is drawn, its name
+# `groups` of `compare` -> column that is drawn, its name
 OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')}
 
 def _difference_row(name, sets, groups): # dict, a row of `compare`
     "b − a of one set or the mean of several, with its interval"
     column, over = OVER[groups]
-    a, b, units, few = {}, {}, {}, []
-    for d, (of_a, of_b) in sets.items():
+    a, b, units, few = {}, {}, {}, [] # few: why there is no interval
+    for d, (of_a, of_b) in sets.items(): # name -> tables of `_value_per_image`, in the same order
         a[d] = of_a.correct.to_numpy()
         b[d] = of_b.correct.to_numpy()
         units[d] = np.where(of_a[column].isna(), of_a.unit, of_a[column]).tolist() # one without a group is by itself
@@ -51,7 +52,7 @@ def _difference_row(name, sets, groups): # dict, a row of `compare`
         if groups and k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
     difference, low, high = mean_difference(a, b, None if few else units)
     if few: low = high = np.nan
-    def mean(values): return np.mean([v.mean() for v in values.values()])
+    def mean(values): return np.mean([v.mean() for v in values.values()]) # each set counts the same
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have
     about = dict(dataset=name, role=whole.role.iloc[0], n=len(whole))
     values = dict(value_a=mean(a), value_b=mean(b), difference=difference, low=low, high=high)
@@ -63,14 +64,16 @@ def compare(
     a:dict,                   # columns that pick a classifier, such as dict(method='zero-shot')
     b:dict,                   # and another, such as dict(method='weight-space', alpha=.5)
     groups=False              # intervals over images; True: over groups (set families); 'label': over classes
-) -> pd.DataFrame: # one row per dataset, and one for each mean over several
+# one row per dataset, and one for each mean over several: dataset, role, n, value_a, value_b, difference, low, high,
+# over, n_units, why (there is no interval), p (NaN for means and for several seeds), a, b, n_seeds, p_holm
+) -> pd.DataFrame:
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
     pa, pb = _value_per_image(predictions, a), _value_per_image(predictions, b)
     if len(pa) != len(pb) or not pa.index.isin(pb.index).all():
         alone = pa.index.symmetric_difference(pb.index)
         raise ValueError(
             f'{len(alone)} images were seen by only one of the two, first {alone[0]}. Compare on the same images.')
-    other = pa.index[pa.data_fingerprint != pb.data_fingerprint.reindex(pa.index)]
+    other = pa.index[pa.data_fingerprint != pb.data_fingerprint.reindex(pa.index)] # of (dataset, file)
     if len(other): raise ValueError(
         f'{a} and {b} saw different images under the name {other[0][0]!r}: the column data_fingerprint differs. '
         'Compare on the same images.')
@@ -78,7 +81,7 @@ def compare(
     n_seeds = both.n_seeds.max()
     right_or_wrong = n_seeds == 1 and both.correct.isin((0, 1)).all() # no shares of seeds, which McNemar doesn't take
     by_set = pa.groupby('dataset', sort=False, observed=True)
-    sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set}
+    sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set} # b in the order of a
     rows = []
     for d, (of_a, of_b) in sets.items():
         row = _difference_row(d, {d: (of_a, of_b)}, groups)

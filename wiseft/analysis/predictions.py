@@ -34,8 +34,9 @@ def write_predictions(
     force:bool=False, # replace an existing file
 ) -> Path:
     "Write predictions, atomically; FileExistsError unless `force`"
+    # a row per image; for each classifier a column of predicted classes, and one for each of its numbers
     table = predictions.images.copy()
-    names = np.array([*table.label.cat.categories, ''], dtype=object) # a code of -1 finds the last
+    names = np.array([*table.label.cat.categories, ''], dtype=object) # a code of -1, unreadable, finds the last
     for who, codes, columns in predictions.members:
         table[_heading(who)] = names[codes]
         for k, v in columns.items(): table[_heading(who, column=k)] = v
@@ -55,21 +56,23 @@ def read_predictions(
     try:
         check_columns(path, opened=gzip.open if path.suffix == '.gz' else open)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        # headings of `_heading`: a classifier's identity, with 'column' where its numbers are
         about = {h: json.loads(h) for h in table if h.startswith('{')}
         if not about: raise ValueError('No column has a classifier for its heading.')
-        # the images as they were
+        # the images, as `image_rows` made them
         images = table.drop(columns=list(about))
         if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
         check_roles(images)
         classifiers = {h: who for h, who in about.items() if 'column' not in who} # others are columns of numbers
         names = pd.concat([images.label, *map(table.get, classifiers)]).unique()
-        classes = [c for c in names if c]
+        classes = [c for c in names if c] # '': unreadable
         kinds = dict(dataset=images.dataset.unique(), label=classes, role=ROLES)
         for k, values in kinds.items(): images[k] = pd.Categorical(images[k], values)
         images['group'] = images.group.where(images.group != '', pd.NA)
         images['n_missing'] = images.n_missing.astype(int)
+        # the classifiers: identity, class codes, numbers
         members = []
-        unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
+        unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA) # what a heading leaves out
         for heading, who in classifiers.items():
             codes = pd.Index(classes).get_indexer(table[heading]).astype(np.int32) # -1: unreadable
             numbers = {}
