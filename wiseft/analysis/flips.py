@@ -11,7 +11,8 @@ from ..stats.table import INITIAL, reference_rows
 from .predictions import find_ends, KeptPredictions
 
 # %% ../../nbs/api/analysis/03_flips.ipynb #05931bac
-def _frames_by_method(predictions, alpha): # dict method -> what it made of each image
+# zero-shot or start, weight-space, fine-tuned, if there -> frame of `PREDICTIONS`, index: dataset and file
+def _frames_by_method(predictions, alpha):
     "The averaged classifier and its ends, the first seed of each"
     out, image = {}, ['dataset', 'file']
     for m, which in find_ends(predictions, alpha).items():
@@ -25,14 +26,15 @@ def changed_images(
     "Images that the average gets right and an end doesn't (`gained`), and the reverse"
     frames = _frames_by_method(predictions, alpha)
     if 'weight-space' not in frames: return pd.DataFrame()
-    averaged, parts = frames.pop('weight-space'), []
+    averaged, parts = frames.pop('weight-space'), [] # `frames` keeps the ends
     kept = ['predicted', 'correct', *averaged.columns.intersection(['confidence'])]
     for end, was in frames.items():
         both = was.join(averaged[kept].add_suffix('_after'))
-        both = both[both.correct.notna() & both.correct_after.notna()]
+        both = both[both.correct.notna() & both.correct_after.notna()] # NA: unreadable
         differs = both[both.correct != both.correct_after]
         columns = dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
                        before=differs.predicted.astype(str), after=differs.predicted_after.astype(str),
+                       # None where confidences were not kept
                        sure_before=differs.get('confidence'), sure_after=differs.get('confidence_after'))
         parts.append(pd.DataFrame(columns).reset_index())
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -69,6 +71,7 @@ def forgotten_images(
 ) -> pd.DataFrame: # dataset, file, label, after, sure_after; where there is an average, averaged; back: is it right?
     "Images of control sets that only the initial model gets right, the most confident first"
     frames = _frames_by_method(predictions, alpha)
+    # columns as they are: of the initial model; with _after: fine-tuned; with _averaged: of the average
     start = next((frames[m] for m in INITIAL if m in frames), None)
     if start is None or 'fine-tuned' not in frames: return pd.DataFrame()
     joined = start[start.role == 'control'].join(frames['fine-tuned'].add_suffix('_after'))

@@ -15,8 +15,10 @@ from .paired import compare
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
 def forgetting(
     predictions:KeptPredictions, # of `evaluate` or `sweep` with control sets and keep_predictions=True
-    some=None # columns that pick classifiers, a dict each; default all but the initial model
-) -> pd.DataFrame: # one row per classifier and control set, and one for their mean
+    some=None # dicts of columns that pick a classifier, as dict(method='fine-tuned'); default all but the initial model
+# one row per classifier and control set, and one for their mean: `IDENTITY`, dataset, n, start (accuracy of the
+# initial model), value, change, low, high, fell, n_sets
+) -> pd.DataFrame:
     "Changes of accuracy on control sets since the initial model, with paired 95 % intervals"
     if not (predictions.images.role == 'control').any(): raise ValueError(
         'There is no control set among these predictions. Evaluate with some: '
@@ -33,7 +35,7 @@ def forgetting(
     for which in some:
         of_start, of_this = predictions.frame(**start), predictions.frame(**which)
         both = pd.concat([of_start, of_this])
-        changes = compare(both[both.role == 'control'], start, which)
+        changes = compare(both[both.role == 'control'], start, which) # a row per set, and one for their mean
         changes = changes.rename(columns=dict(value_a='start', value_b='value', difference='change'))
         # how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean
         is_set, fell = changes.dataset != CONTROL_MEAN, changes.high < 0
@@ -48,6 +50,7 @@ def say_forgetting(
     lost:pd.DataFrame # of `forgetting`
 ) -> str:
     "Changes on control sets, as a sentence"
+    # a row for each classifier: of the mean over control sets, or of the only set
     several = lost.n_sets.max() > 1
     rows = lost[(lost.dataset == CONTROL_MEAN) == several]
     first = rows.iloc[0]
@@ -69,12 +72,13 @@ def what_it_forgot(
     "The sentence of `say_forgetting`, or nothing"
     who = predictions.who()
     initial = who.method.isin(INITIAL)
+    # without control sets, without a single initial model, or with nothing besides
     if not (predictions.images.role == 'control').any() or initial.sum() != 1 or initial.all(): return ''
     if alpha is None: return say_forgetting(forgetting(predictions))
     some = [dict(method='fine-tuned')]
     between = who[~initial & (who.method != 'fine-tuned')]
     if len(between):
-        averages = between[between.method == between.method.iloc[0]]
+        averages = between[between.method == between.method.iloc[0]] # of the first method, such as weight-space
         nearest = averages.iloc[(averages.alpha - alpha).abs().fillna(0).argmin()] # 0: it has no α, such as a merge
         some.append(nearest[['method', 'alpha']].dropna().to_dict())
     return say_forgetting(forgetting(predictions, some))

@@ -24,6 +24,7 @@ def join_runs(
         lacking = sorted(set.union(*sets) - set.intersection(*sets)) if sets else []
         if lacking: raise ValueError(
             f'Not all of the runs {", ".join(tables)} have {first_few(lacking)}. Compare runs on the same sets.')
+    # the initial model, which each run evaluated, keeps its own tuning and stays once
     joined = pd.concat(parts, ignore_index=True)
     is_start = joined.method.isin(INITIAL)
     joined['tuning'] = joined.tuning.where(is_start, joined.pop('run'))
@@ -32,7 +33,7 @@ def join_runs(
         f'The runs {", ".join(tables)} have different initial models, or were tested on different images. Compare runs '
         'of one initial model, on the same images.')
     joined = pd.concat([starts, joined[~is_start]], ignore_index=True)
-    return joined.assign(classifier=joined.classifier.iloc[0])
+    return joined.assign(classifier=joined.classifier.iloc[0]) # so that all are tunings of one classifier
 
 # %% ../../nbs/api/analysis/02_runs.ipynb #b699f3e8
 def compare_runs(
