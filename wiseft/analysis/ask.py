@@ -69,19 +69,21 @@ def draw_questions(
     **kwargs       # of `columns_per_image`: batch_size, workers, progress
 ) -> tuple: # `Questions`, and a function: number of a question -> its picture
     "Choose the images to label"
+    # what the members answer, picture by picture; arrays and lists below go through the sets in turn
     classnames = next(iter(members.values())).classnames
     sets = picture_sets(pictures, classnames)
     outputs = [columns_per_image(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
     def answers_of(n): return np.concatenate([output[n]['predicted'] for output in outputs])
     predicted = np.array([answers_of(n) for n in members]) # (n_members, n) classes; -1 where a picture is unreadable
-    places = [(s, i) for s in sets for i in range(len(s))]
+    places = [(s, i) for s in sets for i in range(len(s))] # where each picture is: its set, its number there
     files = [f for s in sets for f in s.files()]
     if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
     unreadable = [f for f, code in zip(files, predicted[0]) if code < 0]
     if unreadable: warn_user(
         f'{counted(len(unreadable), "picture")} can\'t be read and are left out: {first_few(unreadable)}.')
-    readable = np.flatnonzero(predicted[0] >= 0)
+    readable = np.flatnonzero(predicted[0] >= 0) # positions
     if not len(readable): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
+    # draw the first of a random order, so that fifty are the first of sixty; `chosen` holds positions
     differ = (predicted != predicted[0]).any(0)
     order = readable[np.random.default_rng(seed).permutation(len(readable))]
     of_disagreement = order[differ[order]][:labels].tolist()
@@ -90,7 +92,7 @@ def draw_questions(
         f'On all {counted(len(readable), "picture")} the predictions are the same: the classifiers are equally '
         'accurate there.')
     chosen = _evenly_mixed(of_disagreement, of_all)
-    pool = [classnames, [files[i] for i in readable]]
+    pool = [classnames, [files[i] for i in readable]] # its hash tells whether two folders ask about the same images
     questions = Questions(
         names=list(members),
         classnames=list(classnames),
@@ -145,6 +147,7 @@ def read_answers(
 ) -> dict: # file -> list of labels, in the order of the table; of two rows of a file the last
     "Read labels of images; `BadFile` names unknown images"
     text = read_text(path, 'table of labels')
+    # the separator of spreadsheets depends on their language
     heading = text.partition('\n')[0].replace('"', '')
     separator = next((s for s in ',;\t' if heading.startswith(f'file{s}label')), None)
     if separator is None: raise BadFile(f'{path}: the first line is {heading!r}, expected file,label.')
@@ -160,18 +163,18 @@ def read_answers(
     if strange := [f for f in answers if f not in set(questions.files)]: raise BadFile(
         f'{path} has {counted(len(strange), "picture")} that are not among the questions, such as '
         f'{first_few(strange, 1)}. Does it belong to another folder?')
-    return {f: labels for f, labels in answers.items() if labels}
+    return {f: labels for f, labels in answers.items() if labels} # an empty cell: not answered yet
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #3b671746
 def judged(
     questions:Questions,
     answers:dict # of `read_answers`
-) -> tuple: # differences, and accuracies, a DataFrame each
+) -> tuple: # DataFrames: a, b, labels, difference, low, high, ten_more; classifier, labels, accuracy, low, high
     """Differences between the best classifier and the others, with intervals that may be looked at after each label.
 
     They hold in 95 % of cases, all looks together: before all planned labels are there they are anytime intervals."""
     def is_right(file, code): return questions.classnames[code] in answers.get(file, ()) # no, where there is no label
-    right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted])
+    right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted]) # (k, n_files)
     labeled = np.array([f in answers for f in questions.files])
     differences = _differences(questions, right[:, np.array(questions.asked) & labeled])
     random = right[:, np.array(questions.random) & labeled]
@@ -186,12 +189,12 @@ def _differences(questions, right): # DataFrame; right: (k, m) bool, on the m la
     "Differences between the best classifier and the others, with intervals"
     k, m = right.shape
     if not m: return pd.DataFrame()
-    complete = m == sum(questions.asked)
+    complete = m == sum(questions.asked) # all planned labels are there
     level = .95 + SPENT if complete else 1 - SPENT/(k*(k-1)/2) # of the last look, or of each pair at all looks before
-    best = 1 if k == 2 else int(right.sum(1).argmax())
+    best = 1 if k == 2 else int(right.sum(1).argmax()) # of two, the second is compared with the first
     if complete and k > 2:
         estimates = np.stack(simultaneous_differences(right.T, questions.disagree, questions.n, level))
-        best = int(estimates[0, 0].argmax())
+        best = int(estimates[0, 0].argmax()) # `estimates`: difference, low, high, (3, k, k), column less row
     rows = []
     for i in range(k):
         if i == best: continue

@@ -33,14 +33,17 @@ def decide(
     chosen:float|None=None # α that validation images chose; at 1, the fine-tuned model is kept where images can't tell
 ) -> Decision|None: # None where the averaged and the fine-tuned classifier were not compared
     "Decide between the average and the fine-tuned model"
+    # accuracies of the average (value_b) and the classifiers `a` that it is compared with, on either side;
+    # intervals over images, not over families
     rows = comparisons[comparisons.b == f'weight-space, {alpha:g}']
     if 'over' in rows: rows = rows[rows.over == 'images']
     sides = {'on the reference': reference_rows(rows), 'under shift': rows[rows.dataset == MEAN]}
     pairs = {side: r.set_index('a') for side, r in sides.items() if len(r)} # index: what the average is compared with
-    differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index}
+    differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index} # average less it
     if not differences: return None
     table = pd.DataFrame({side: _accuracy_row(r) for side, r in pairs.items()}).T
-    by = 'under shift' if 'under shift' in differences else 'on the reference' # which decides
+    # the shifted sets decide, else the reference; the reason says what speaks against it
+    by = 'under shift' if 'under shift' in differences else 'on the reference'
     sign, reference = _sign(differences[by]), differences.get('on the reference')
     reason = f'{"It" if sign > 0 else "The average"} is {_compared_in_words(differences[by])} {by}.'
     if by == 'on the reference': reason += (
@@ -54,12 +57,13 @@ def decide(
         sentence = ', and '.join(others)
         if sentence: reason += (
             f' {sentence[0].upper()}{sentence[1:]}; the shifted sets decide, because averaging is meant for them.')
+    # where the interval contains 0: the average, but for two reasons
     by_validation = sign == 0 and chosen == 1
     if by_validation: reason += ' Validation images chose the fine-tuned model (α = 1).'
     from_head = sign == 0 and 'start' in pairs[by].index
     if from_head: reason += ' Training began from a trained head, which seldom has robustness to restore.'
     keep = 'the fine-tuned model' if sign < 0 or by_validation or from_head else 'the average'
-    for _, r in pairs[by].drop('fine-tuned').iterrows():
+    for _, r in pairs[by].drop('fine-tuned').iterrows(): # zero-shot or start
         if keep == 'the average' and _sign(r) < 0: reason += (
             f' The initial model is better {by}: the average is {_compared_in_words(r, "it")}.')
     return Decision(keep, float(alpha), sign != 0, reason, table)
@@ -74,7 +78,7 @@ def _compared_in_words(r, other='the fine-tuned model'): # in words
     interval = '' if pd.isna(r.low) else f' (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
     return f'{words} {other}{interval}'
 
-def _accuracy_row(rows): # a row of the table
+def _accuracy_row(rows): # a row of `Decision.table`; rows of `compare`, index: `a`
     r = rows.iloc[0]
     row = {name: 100*a for name, a in rows.value_a.items()} | {'average': 100*r.value_b}
     if 'fine-tuned' not in rows.index: return row

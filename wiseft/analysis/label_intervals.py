@@ -25,16 +25,17 @@ def _score(wins, losses, n, delta): # float, or an array like the counts
 
 @cache
 def _low_end(wins, losses, n, tail):
-    "Lower end of the interval: the difference at which such a score has the probability `tail`"
+    "Lower end of the exact score interval: the difference at which so high a score has the probability `tail`"
     if losses == n: return -1.
-    # what n images may show, and the logarithm of the number of ways in which they may
+    # what n images may show (wins, losses, neither), and the logarithm of the number of ways in which they may
     w, l = np.divmod(np.arange((n+1)**2), n+1)
     w, l = w[w+l <= n], l[w+l <= n]
     counts = np.stack([w, l, n - w - l], 1)
     ways = special.gammaln(n+1) - special.gammaln(counts+1).sum(1)
-    low, high = -1., (wins-losses)/n
+    low, high = -1., (wins-losses)/n # the end lies between: bisection
     while high - low > 1e-4:
         delta = (low+high)/2
+        # the tail: outcomes whose score is at least the observed one
         as_high = _score(w, l, n, delta) >= _score(wins, losses, n, delta) - 1e-9
         # the largest probability of these, however often the first alone is right
         p = np.linspace(max(0, -delta), (1-delta)/2, 42)[1:-1]
@@ -66,8 +67,9 @@ def anytime_difference(
     "Interval of the difference that holds at every look, after each label"
     counts = np.array([wins, losses, n - wins - losses])
     def log_beta(a): return special.gammaln(a).sum() - special.gammaln(a.sum())
+    # log of the mean likelihood over Jeffreys' prior, Dirichlet(½, ½, ½); outside: where the likelihood is far below it
     mixture = log_beta(counts + .5) - log_beta(np.full(3, .5))
-    def outside(delta):
+    def outside(delta): # Ville's inequality
         p = _likeliest(wins, losses, n, delta)
         return mixture - special.xlogy(counts, np.clip([p+delta, p, 1-2*p-delta], 0, 1)).sum() > -np.log(1-level)
     def end(away): # the farthest difference on this side that is not outside
@@ -87,11 +89,12 @@ def asked_difference(
 ) -> tuple: # (difference, low, high); NaN where there is no label
     "Difference of two classifiers with its interval, second minus first"
     if not labels: return np.nan, np.nan, np.nan
+    # a product, share of disagreement times difference `d` there: Donner and Zou's interval from those of both
     share, d = disagree/n, (wins - losses)/labels
-    shares = clopper_pearson(disagree, n)
+    shares = clopper_pearson(disagree, n) # (low, high)
     def reach(of_d, of_share): return np.hypot(share*(of_d - d), d*(of_share - share))
     low, high = interval(wins, losses, labels)
-    below = reach(low, shares[d < 0])
+    below = reach(low, shares[d < 0]) # index False: low, True: high; a large share makes a negative d more negative
     above = reach(high, shares[d >= 0])
     return share*d, share*d - below, share*d + above
 
@@ -105,20 +108,20 @@ def simultaneous_differences(
     "All pairwise differences of several classifiers, with simultaneous intervals"
     right = np.asarray(right, float)
     m, k = right.shape
-    rows, columns = np.triu_indices(k, 1)
+    rows, columns = np.triu_indices(k, 1) # of each pair
     share = disagree/n
-    y = share*(right[:, columns] - right[:, rows])
-    # the standard error of each difference, with a win and a loss added
+    y = share*(right[:, columns] - right[:, rows]) # (m, pairs) estimates from a single label
+    # the standard error of each difference, with a win and a loss added (Agresti and Min)
     middle, mean = y.sum(0)/(m+2), y.mean(0)
     square = ((y - middle)**2).sum(0) + 2*(share**2 + middle**2)
     of_share = middle**2*(1/disagree - 1/n) # known from n images alone
     error = np.sqrt(square/(m+1)/(m+2) + of_share)
-    # how far the farthest of all is off, in these errors
+    # how far the farthest of all is off, in these errors: labels get normal weights (multiplier bootstrap)
     normal = np.random.default_rng(0).standard_normal((2000, m))
     drawn = normal @ (y - mean)/m
     largest = np.quantile(np.abs(drawn/error).max(1), level)
     usual = stats.norm.ppf((1+level)/2)
-    of_few = stats.t.ppf((1+level)/2, m+1)
+    of_few = stats.t.ppf((1+level)/2, m+1) # Student's t in place of the normal, for few labels
     reach = max(largest, usual)*of_few/usual*error
     # from pairs to matrices; the other triangle has the other sign
     difference, low, high = np.zeros((3, k, k))
