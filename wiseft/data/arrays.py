@@ -24,6 +24,7 @@ class _Data:
         if isinstance(x, (list, tuple)): return [self(v) for v in x]
         if isinstance(x, (str, bytes)): return self.text(x)
         if isinstance(x, (int, float)) or x is None: return x
+        # state of an array: perhaps a version; shape, dtype, whether it lies by columns, bytes
         if isinstance(x, Stub) and x.kind in _arrays: return self.array(*x.state[-4:])
         raise ValueError(f'It names {getattr(x, "kind", type(x).__name__)}, which is not data.')
     def text(self, x): return self.once(x, bytes.decode) if isinstance(x, bytes) else x
@@ -32,7 +33,7 @@ class _Data:
         if key not in self.converted: self.converted[key] = convert(x, 'latin1')
         return self.converted[key]
     def array(self, shape, dtype, by_columns, data):
-        kind, order = dtype.args[0], dtype.state[1]
+        kind, order = dtype.args[0], dtype.state[1] # such as 'f8' and '<'; '>': most significant byte first
         if not re.fullmatch(r'[biufcSU]\d{1,4}', kind): raise ValueError(f'It holds an array of {kind!r:.100}.')
         data = self.once(data, str.encode) if isinstance(data, str) else data # which Python 2 wrote as text
         values = np.frombuffer(data, ('>' if order == '>' else '<') + kind)
@@ -74,7 +75,7 @@ def read_table(
 ) -> pd.DataFrame:
     "Read a CSV file from a stranger; `BadFile` if it is not a table"
     path = existing_file(path, what)
-    check_columns(path)
+    check_columns(path) # `BadFile` if there are so many that reading takes minutes
     try: return pd.read_csv(path, **options)
     except Exception as e:
         blame_memory(e, path)

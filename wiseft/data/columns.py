@@ -42,6 +42,7 @@ class TextColumn(Sequence):
         if isinstance(i, (int, np.integer)):
             i = range(len(self))[i]
             return self.item(self.data[self.starts[i]:self.ends[i]].decode('utf-8', 'surrogatepass'))
+        # an empty list would become floats
         if not isinstance(i, slice): i = np.asarray(i, dtype=None if len(i) else int)
         part = self.of(self.data, self.starts[i], self.ends[i])
         # a small part gets bytes of its own

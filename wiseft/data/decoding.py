@@ -18,6 +18,7 @@ from ..base.files import blame_memory
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
 def to_rgb(im:Image.Image) -> Image.Image:
     "Convert any PIL image to 8-bit RGB: more bits are scaled, transparency becomes white"
+    # TIFF tags: 258, bits per value; 339, their format
     if im.mode == 'F': unknown = 'Floating-point'
     elif _tiff_value(im, 258, 8) > 16: unknown = '32-bit'
     elif _tiff_value(im, 339, 1) == 2: unknown = 'Signed'
@@ -42,9 +43,9 @@ def _on_white(im):
     if im.mode != 'RGBA':
         # Pillow will scale the pixels to 8 bits; a PNG's clear color has to be scaled alike
         clear = im.info.get('transparency')
-        depth = im.tile[0][3] if getattr(im, 'tile', None) else None
-        if depth == 'L;2': im.info['transparency'] = 85*clear
-        if depth == 'L;4': im.info['transparency'] = 17*clear
+        depth = im.tile[0][3] if getattr(im, 'tile', None) else None # as in the file; 'L;2': gray of 2 bits
+        if depth == 'L;2': im.info['transparency'] = 85*clear # 0…3 to 0…255
+        if depth == 'L;4': im.info['transparency'] = 17*clear # 0…15 to 0…255
         if depth == 'RGB;16B': im.info['transparency'] = tuple(c >> 8 for c in clear)
         im = im.convert('RGBA')
     white = Image.new('RGB', im.size, 'white')
@@ -69,11 +70,13 @@ def as_picture(
         x = (x.float() if x.is_floating_point() else x).numpy()
     if not isinstance(x, np.ndarray): raise TypeError(
         f'Expected a picture, which is a PIL image, an array, or a tensor; got {type(x).__name__}.')
+    # to (height, width, channels)
     shape, channels = x.shape, (1, 3, 4)
     if x.ndim == 2: x = x[..., None]
     if x.ndim == 3 and x.shape[2] not in channels: x = x.transpose(1, 2, 0) # they came first
     if x.ndim != 3 or x.shape[2] not in channels or not x.size: raise ValueError(
         f'Expected a picture of shape (height, width, 3) or (3, height, width); got {shape}.')
+    # to 8 bits
     is_float = x.dtype.kind == 'f'
     low, high, white = x.min(), x.max(), 1 if is_float else 255
     if x.dtype.kind not in 'uif' or not 0 <= low <= high <= white: raise ValueError(
@@ -134,8 +137,9 @@ def open_image(
             n, limit = im.width*im.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and n > limit: raise ValueError(f'{n:,} pixels, {_too_many(limit)}')
             if at_least: im.draft(None, (at_least, at_least))
+            # a deep PNG in color has the mode RGB; that it has 16 bits, only its tile says (RGB;16B)
             is_deep_png = im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
-            has_16_bits = is_deep_png or _tiff_value(im, 258, 8) == 16
+            has_16_bits = is_deep_png or _tiff_value(im, 258, 8) == 16 # 258: bits per value
             rgb = to_rgb(im)
             if has_16_bits: _warn_of_black(rgb, path)
             if im.format == 'JPEG': _check_whole(im, read or Path(path).read_bytes, at_least)
@@ -143,7 +147,7 @@ def open_image(
             if upright: ImageOps.exif_transpose(rgb, in_place=True)
             return rgb
     except Exception as e:
-        blame_memory(e, path)
+        blame_memory(e, path) # MemoryError, if memory ran out: the image may be fine
         raise UnreadableImage(f'{printable(path)}: {_why_unreadable(e, path)}') from e
 
 def _why_unreadable(e, path): # text

@@ -66,11 +66,11 @@ class CacheEntry:
 def write_entry(
     folder:Path|None, # from `cache_entry`; None: nothing is kept
     arrays, # iterable of arrays of one dtype and number of dimensions; None for what there isn't
-    **about # notes for `cache_table`
+    **about # notes, such as name, which `cache_table` shows; kept in the entry's about.json
 ) -> CacheEntry|None:   # None, and a warning, if it can't be written
     "Keep arrays, whole or not at all"
     if folder is None: return None
-    shapes = []
+    shapes = [] # of each array; None where there isn't one
     try:
         with atomic_path(folder) as tmp:
             tmp.mkdir()
@@ -79,8 +79,8 @@ def write_entry(
                     shapes.append(None if a is None else a.shape)
                     if a is None: continue
                     written = np.ascontiguousarray(a)
-                    written.tofile(f)
-            without = (0,)*written.ndim # shape where there is no array
+                    written.tofile(f) # one after the other
+            without = (0,)*written.ndim # shape where there is no array; `written`: the last one, all are alike
             np.save(tmp/'shapes.npy', [shape or without for shape in shapes])
             sha256 = content_hashes([tmp/'data', tmp/'shapes.npy'])
             about |= dict(n=len(shapes) - shapes.count(None), dtype=str(written.dtype), sha256=sha256)

@@ -19,7 +19,7 @@ def file_identities(
     paths # of anything
 ): # yields a text each; None where there is no regular file
     "What identifies a file's content: file system, inode, size, and times of change"
-    file_systems = {} # device -> id of its file system
+    file_systems = {} # device -> id of its file system, and generation (`check_remembered`)
     for path in paths:
         try:
             s = os.stat(path)
@@ -102,12 +102,13 @@ def content_hashes(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             some = paths[start:start+_AT_ONCE]
-            identity_of = list(identities(some))
+            identity_of = list(identities(some)) # None: no file
+            # two names of one file, such as hard links, have one identity
             file_of = {i: p for i, p in zip(identity_of, some) if i}
-            known = _known_hashes(file_of)
+            known = _known_hashes(file_of) # identity -> SHA-256, remembered
             new = [i for i in file_of if i not in known]
             results = zip(new, pool.map(hashed, (file_of[i] for i in new)))
-            read = {i: h for i, h in results if h}
+            read = {i: h for i, h in results if h} # without files that can't be read: None
             remember_hashes(read)
             hashes += [known.get(i) or read.get(i) for i in identity_of]
     return hashes
@@ -126,7 +127,8 @@ def check_remembered(
     identity_of = list(identities(some))
     known = _known_hashes([i for i in identity_of if i])
     for path, identity in zip(some, identity_of):
-        if identity in known and hashed(path) not in (None, known[identity]): # none of the identities holds any more
+        if identity in known and hashed(path) not in (None, known[identity]): # None: it can't be read
+            # identities contain the generation: with the next one no remembered hash is found any more
             with suppress(OSError): (cache_root()/'generation').write_text(str(_generation()+1))
             return
 

@@ -92,10 +92,10 @@ def decode_once(
     images, key = pixels.images, pixels.transform.pixels_key
     if key is None or not len(images): return pixels # a transform whose pixels can't be cached
     folder = cache_entry('pixels', image_key(images, key))
-    if folder is None: return pixels
+    if folder is None: return pixels # images without files, or nothing is to be kept
     pixels.kept = open_entry(folder)
     if pixels.kept is None and _fits_into_cache(pixels, progress):
-        place = images.root or images.paths[0].parent
+        place = images.root or images.paths[0].parent # for `cache_table`
         pixels.kept = write_entry(folder, _arrays(pixels, workers, progress), name=f'{images.name} in {place}')
     return pixels
 
@@ -129,11 +129,11 @@ def unreadable(
 ) -> dict: # index -> reason
     "Unreadable images of a set; ValueError if they are too many"
     images, reasons = pixels.images, {}
-    if images.pixels is not None: return reasons
+    if images.pixels is not None: return reasons # images without files
     kept = decode_once(pixels, progress=progress).kept
     if kept is None: suspects = range(len(images))
     else: suspects = np.flatnonzero(kept.shapes.prod(1) == 0).tolist() # unreadable images are kept as empty arrays
-    for i, a in zip(suspects, _loader(pixels, suspects, None)):
+    for i, a in zip(suspects, _loader(pixels, suspects, workers=None)): # None: as many as the files' size asks for
         if not isinstance(a, str): continue
         reasons[i] = a
         check_skipped(images, list(reasons.values()))

@@ -76,6 +76,7 @@ def check_classnames(
     if isinstance(names, str): raise TypeError(f"Class names are a list of texts, got the single text {names!r}.")
     names = list(names)
     for name in names:
+        # \ufeff: the byte order mark of a file in UTF-8
         is_text = isinstance(name, str) and name.strip() and printable(name) == name and "\ufeff" not in name
         if not is_text: raise ValueError(
             f"Class names are texts on one line, in UTF-8, got {name!r:.100}. Rename it, or save its list again.")
@@ -102,8 +103,8 @@ def find_classnames(
 def check_same_classes(
     a:list, # class names
     b:list, # others
-    one:str, # whose the first are, for the message
-    other:str, # whose the others are
+    one:str, # whose `a` are, for the message, such as 'the classifier'
+    other:str, # whose `b` are
     advice:str="Give both the same class names in the same order.",
 ):
     "ValueError that names the first difference, unless both have the same class names in the same order"

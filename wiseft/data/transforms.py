@@ -23,11 +23,13 @@ class ClipTransform:
     ):
         config = open_clip.transform.PreprocessCfg(**{k: v for k, v in preprocess.items() if k != 'crop_pct'})
         self.settings = asdict(config)
-        self.steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms[:-2] # then `normalize`
+        # resize, crop, convert to RGB; the last two, to a tensor and normalized, are the work of `normalize`
+        self.steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms[:-2]
         crop_pct = preprocess.get('crop_pct')
         if crop_pct and config.resize_mode == 'shortest': # as in timm, the middle is cut from a larger picture
             self.settings['crop_pct'] = crop_pct
             side = math.floor(np.max(config.size)/crop_pct)
+            # in place of open_clip's own `Resize`
             self.steps[0] = torchvision.transforms.Resize(side, self.steps[0].interpolation)
     def pixels(self,
         image:Image.Image # PIL image
@@ -83,7 +85,8 @@ def wrong_range(self:ClipTransform,
     mean, std = (torch.tensor(self.settings[k], device=x.device).view(3, 1, 1) for k in ('mean', 'std'))
     black, white = (-mean/std).min(), ((1-mean)/std).max()
     low, high = (x*std + mean).aminmax() # colors from 0 to 1, if they are normalized so
-    if not (x.min() >= 0 > black or low < -.05 or high > 1.05): return ''
+    never_negative = x.min() >= 0 > black # colors 0…1 or 0…255, not normalized at all
+    if not (never_negative or low < -.05 or high > 1.05): return ''
     mean, std = ([round(v, 4) for v in self.settings[k]] for k in ('mean', 'std'))
     return (f"The images are not normalized as this CLIP's: a batch spans {x.min():.3g} to {x.max():.3g}, expected "
             f'{black:.3g} to {white:.3g}. Normalize with mean {mean} and std {std}.')
