@@ -40,7 +40,8 @@ class ImageSet(Dataset):
     # for each class, the indices of the reference's classes that it stands for; None: they are the same
     projection:list=None
     n_missing:int=0        # images of the published set that are not there
-    role:str='shift'       # of `wiseft.stats.table.ROLES`; in a suite, its reference's sets have 'reference'
+    # of `wiseft.stats.table.ROLES`; in a suite, its reference's sets have 'reference'; 'aside': in no mean over shifts
+    role:str='shift'
     suite_split:str=''     # in a suite: 'train', 'validation' or 'test'
     templates:object=None  # prompt templates, of a control set that brings its own: a list, or a list's name
     upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
@@ -182,10 +183,10 @@ def split(self:ImageSet,
 ) -> list: # image sets, one more than there are fractions
     "Disjoint random parts, stratified by class"
     rng = np.random.default_rng(0) if rng is None else rng
-    part = np.zeros(len(self), dtype=int)
+    part = np.zeros(len(self), dtype=int) # of each image, number of its part; 0: the rest
     for c in range(len(self.classnames)):
         idx = rng.permutation(np.flatnonzero(self.labels == c))
-        if len(idx) <= len(fractions): continue
+        if len(idx) <= len(fractions): continue # too few for each part to have one
         start = 0
         for k, f in enumerate(fractions, 1):
             stop = start + max(1, round(f*len(idx)))

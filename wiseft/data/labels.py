@@ -48,13 +48,14 @@ def _labels_of_folders(path, folders, classnames): # dict folder -> label, and c
         names = check_classnames(classnames.values())
         return {normalize('NFC', str(folder)): i for i, folder in enumerate(classnames)}, names
     if classnames is None: _check_names(path, folders)
-    if by_id := wordnet_labels(folders, classnames): return by_id
-    if classnames is None:
+    if by_id := wordnet_labels(folders, classnames): return by_id # labels and class names; None: other folders
+    if classnames is None: # the folders' own names
         if all(f.isdecimal() or re.fullmatch(r'n\d{8}', f) for f in folders): warn_user(
             f'{path}: {first_few(folders, 5)} are numbers, and mean nothing in prompts; '
             + python_or_shell('give classnames, one name per number, or a dict from folder to class name.',
                               'give `wiseft zeroshot` --classnames FILE, one name per line.'))
         return {f: i for i, f in enumerate(folders)}, folders
+    # given names, and folders that number them or have them
     names = check_classnames(classnames)
     if _are_indices(folders, names): return {f: int(f) for f in folders}, names
     return {normalize('NFC', c): i for i, c in enumerate(names)}, names
@@ -206,6 +207,7 @@ def wordnet_labels(
         folders = sorted(folders)
         return {f: i for i, f in enumerate(folders)}, [name_of[f] for f in folders]
     names = list(classnames)
+    # by id, not by name: two names of ImageNet occur twice
     if names == list(name_of.values()): return {f: i for i, f in enumerate(name_of)}, names
     if not {name_of[f] for f in folders} <= set(names): return None
     return {f: names.index(name_of[f]) for f in folders}, names
@@ -269,7 +271,7 @@ def match_labels(
     if classnames is None or own == list(classnames): return numbers, own
     names = check_classnames(classnames)
     _check_known(source, [own[k] for k in np.unique(numbers)], names)
-    new_label = np.array([names.index(c) if c in names else -1 for c in own])
+    new_label = np.array([names.index(c) if c in names else -1 for c in own]) # -1: a class without images
     return new_label[numbers], names
 
 def _labels_by_name(source, classes, classnames): # labels, class names
@@ -287,6 +289,7 @@ def _labels_by_inner_folder(source, paths, members, classnames): # labels, class
     # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
     names = [posixpath.normpath(p[n_outside[t]:]).lstrip('/') for p, t in zip(paths, members.tar)]
     folders = [posixpath.dirname(name) for name in names]
+    # such as data/cat/a and data/dog: data is shared, cat/a and dog are inner, cat and dog are the classes
     shared = posixpath.commonpath(set(folders)) if all(folders) else ''
     inner = [f[len(shared):].strip('/') for f in folders]
     classes = [f.partition('/')[0] for f in inner]
@@ -317,17 +320,21 @@ def read_image_table(
     "Read a table of image files with labels or captions; `BadFile` says what is missing"
     what = 'table of images'
     separator, fields, has_header = first_line(existing_file(path, what))
+    # None: named by the first line
     columns = None if has_header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
     read = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=columns)
+    # pandas makes an index of the first fields of rows that are too long
     if not isinstance(read.index, pd.RangeIndex): raise BadFile(
         f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
-    read = read.dropna(axis=1, how='all').fillna('')
+    read = read.dropna(axis=1, how='all').fillna('') # only fields that a row lacks are NaN
+    # our name for each column, whichever of its names the table has
     t = pd.DataFrame()
     for column, names in _COLUMNS.items():
         present = [n for n in names if n in read]
         if present: t[column] = read[present[0]]
     for column in 'label', 'caption', 'group':
         if column in t: t[column] = t[column].str.strip()
+    # what is missing
     hint = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and 'caption' in t else ''
     for column in 'file', need:
         if column not in t: raise BadFile(
@@ -355,6 +362,7 @@ def table_set(
     if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
         f'{os.path.abspath(path.parent)}.')
+    # are labels numbers of class names, rather than names?
     if classnames is None: numbered = t.label.str.fullmatch(r'\d{1,9}').all()
     else: numbered = not isinstance(classnames, dict) and _are_indices(set(t.label), classnames)
     if numbered: labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)

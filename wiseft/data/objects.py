@@ -30,7 +30,7 @@ def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     if n and all(isinstance(x, (str, Path)) for x in images):
         name = name or 'images'
         return ImageSet(name, images, *_numbered_labels(labels, None, classnames, name))
-    if n: as_picture(images[0])
+    if n: as_picture(images[0]) # an error says what is wrong with the first
     return _set_of_pictures(PictureColumn(images), labels, None, classnames, name)
 
 def _set_of_pictures(pictures, labels, own, classnames, name): # `ImageSet`
@@ -68,7 +68,7 @@ def _set_of_dataset(dataset, classnames, name, of_loader=False): # `ImageSet`
     if not isinstance(first, (tuple, list)) or len(first) < 2: raise TypeError(
         f'An item of this {type(dataset).__name__} is a {type(first).__name__}; expected (image, label).')
     transformed = of_loader and hasattr(first[0], 'detach')
-    if not transformed: as_picture(first[0])
+    if not transformed: as_picture(first[0]) # an error says what is wrong with the first
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
     return _set_of_pictures(pictures, *_labels_and_names(dataset), classnames, name)
 
@@ -77,6 +77,7 @@ def _labels_and_names(dataset): # (n,) numbers or names; list of class names, or
     def of_items(rows):
         labels = (dataset[i][1] for i in rows)
         return [y if isinstance(y, str) else int(y) for y in labels]
+    # the dataset below subsets, whose attributes count, and the rows of it that are used
     whole, rows = dataset, np.arange(len(dataset))
     while isinstance(whole, Subset): whole, rows = whole.dataset, np.asarray(whole.indices)[rows]
     names = getattr(whole, 'classes', getattr(whole, 'classnames', None))
@@ -106,10 +107,11 @@ def _set_of_hugging_face(dataset, classnames, name): # `ImageSet`
     if not of_images or not of_labels: raise ValueError(
         f'The Dataset has the columns {first_few(list(kinds), 8)}. Expected one of type Image and one of type '
         'ClassLabel: dataset.cast_column(NAME, datasets.Image()).')
-    dataset, image, label = dataset.with_format(None), of_images[0], of_labels[0]
+    dataset, image, label = dataset.with_format(None), of_images[0], of_labels[0] # None: plain Python, PIL images
+    # one column alone is read: no image is decoded for the labels
     labels = np.asarray(list(dataset.select_columns([label])[:][label]))
     pictures = PictureColumn(dataset.select_columns([image]), itemgetter(image))
-    own = getattr(dataset.features[label], 'names', None)
+    own = getattr(dataset.features[label], 'names', None) # class names of a ClassLabel
     return _set_of_pictures(pictures, labels, own, classnames, name)
 
 def is_stored_dataset(path:str|Path) -> bool:
@@ -141,14 +143,17 @@ def image_set(
     """
     if isinstance(source, ImageSet): return source
     if isinstance(source, (str, Path)): return _set_at_path(source, classnames, name)
+    # tables and lists as (images, labels)
     if isinstance(source, pd.DataFrame) and {'file', 'label'} <= {*source}: source = source['file'], source['label']
     if isinstance(source, list) and source and all(isinstance(item, tuple) and len(item) == 2 for item in source):
         source = tuple(map(list, zip(*source)))
+    # loaders, Datasets of Hugging Face, and pairs
     if isinstance(source, DataLoader):
         return _set_of_dataset(_drawn_dataset(source), classnames, name, of_loader=True)
     if type(source).__module__.startswith('datasets.') and hasattr(source, 'features'):
         return _set_of_hugging_face(source, classnames, name)
     if isinstance(source, tuple) and len(source) == 2: return _set_of_pair(*source, classnames, name)
+    # torchvision's `ImageFolder`
     if hasattr(source, 'samples') and hasattr(source, 'classes'): return _set_of_files(source, classnames, name)
     if hasattr(source, 'train') and hasattr(source, 'valid'): raise TypeError(
         "fastai's DataLoaders have transformed their images already: they go into clip_learner(classifier, dls), and "

@@ -55,7 +55,7 @@ def _tar_members(path): # yields (`TarInfo`, the open `TarFile`)
         with open(path, 'rb') as f: _check_headers(f, 0) # which `open` reads already
         with tarfile.open(path, 'r:') as tar:
             while (m := tar.next()) is not None:
-                _check_headers(tar.fileobj, tar.offset)
+                _check_headers(tar.fileobj, tar.offset) # the next member's
                 tar.members = [] # else it remembers all
                 if m.size < 0 or m.offset_data + m.size > size: raise ValueError(f'It ends within {m.name!r}')
                 if m.isreg() and not m.issparse(): yield m, tar
@@ -78,7 +78,7 @@ def _check_headers(file, at):
         size = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, 'surrogateescape').size
         if not 0 <= size <= 2**20: raise ValueError(f'A header has {size:,} bytes, a million are allowed')
         if re.search(rb'\d{50}', file.read(size)): raise ValueError('A header consists of digits')
-        at += 512 + -(-size//512)*512
+        at += 512 + -(-size//512)*512 # the header, and its content in whole blocks
 
 # %% ../../nbs/api/data/08_shards.ipynb #b63dc3ec
 def _sample_and_ending(name): # sample, ending in small letters
@@ -97,9 +97,11 @@ def _label_in_json(member, tar): # int or None
     return label if type(label) is int and 0 <= label < 10**9 else None
 
 # %% ../../nbs/api/data/08_shards.ipynb #f5190bac
-def _read_index(path, is_image): # as of `tar_index`
+def _read_index(path, is_image): # `TextColumn` of the images' names; their (n, 3) offsets, sizes, and labels or -1
     "Read the index of a tar's images"
-    sample_of, places, labels, labels_in_json, names = {}, [], {}, {}, set()
+    sample_of, places = {}, [] # image name -> sample; of each image, (offset, bytes)
+    labels, labels_in_json = {}, {} # sample -> label
+    names = set()
     for m, tar in _tar_members(path):
         sample, ending = _sample_and_ending(m.name)
         if ending not in LABELS and not is_image(m.name): continue
@@ -117,7 +119,7 @@ def _read_index(path, is_image): # as of `tar_index`
         else:
             sample_of[m.name] = sample
             places.append((m.offset_data, m.size))
-    labels = labels or labels_in_json
+    labels = labels or labels_in_json # those in JSON count only in a tar without .cls
     if labels: _check_samples(path, sample_of, labels)
     rows = [(*place, labels.get(sample, -1)) for place, sample in zip(places, sample_of.values())]
     return TextColumn(sample_of), np.array(rows, np.int64).reshape(-1, 3)
@@ -142,7 +144,8 @@ def tar_index(
     try:
         with np.load(file, allow_pickle=False) as saved:
             ends = saved['ends']
-            names = TextColumn.of(saved['names'].tobytes(), np.r_[0, ends][:-1], ends)
+            starts = np.r_[0, ends][:-1]
+            names = TextColumn.of(saved['names'].tobytes(), starts, ends)
             return names, np.asarray(saved['places'], np.int64).reshape(-1, 3)
     except Exception: pass # it isn't there, or is damaged
     names, places = _read_index(path, is_image)
@@ -183,16 +186,17 @@ def shard_files(
     m = _NUMBERS.search(source.name) if is_tar(source) else None
     if m:
         first, last = m.groups()
-        numbers = range(int(first), int(last)+1)
+        numbers = range(int(first), int(last)+1) # written with as many digits as the first
         files = [source.with_name(source.name.replace(m[0], str(k).zfill(len(first)), 1)) for k in numbers]
         if missing := [f.name for f in files if not f.is_file()]: raise FileNotFoundError(
             f'{source} stands for {len(files)} shards, of which {first_few(missing)} are not there. Download them.')
         return files
     if is_tar(source) and source.is_file(): return [source]
     if not source.is_dir(): return []
+    # 2.tar before 10.tar
     by_number = lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)]
     files = sorted((p for p in source.iterdir() if is_tar(p) and not p.name.startswith('.')), key=by_number)
-    counted = source/'nshards.txt'
+    counted = source/'nshards.txt' # how many there should be, in sets of the hub
     stated = read_lines(counted)[:1] if files and counted.is_file() else []
     if stated and stated != [str(len(files))]: raise BadFile(
         f'{counted} says {stated[0]!r:.20}, and there are {len(files)} shards. Download the missing ones.')
@@ -203,9 +207,10 @@ def check_numbers(
     files:list # of `shard_files`
 ):
     "Warn of missing shards, by gaps in the numbers in their names"
-    parts = [re.fullmatch(r'(.*?)(\d+)(\D*)', p.stem) for p in files]
-    if not all(parts) or len({(m[1], m[3]) for m in parts}) > 1: return # other names
-    numbers = {int(m[2]) for m in parts}
+    # the last number in each name, and what is around it
+    parts = [re.fullmatch(r'(?P<before>.*?)(?P<number>\d+)(?P<after>\D*)', p.stem) for p in files]
+    if not all(parts) or len({(m['before'], m['after']) for m in parts}) > 1: return # other names
+    numbers = {int(m['number']) for m in parts}
     first, last = min(numbers), max(numbers)
     n_missing = last - first + 1 - len(numbers)
     if not 0 < n_missing < len(numbers): return # none is missing, or the numbers don't count shards but are years
@@ -246,7 +251,7 @@ def shard_members(
     is_image # function of a member's name
 ): # `TextColumn` of names, each behind its tar's; labels (n,), -1: none; `Members`
     "All images of some tars"
-    indices = [tar_index(f, is_image) for f in files]
+    indices = [tar_index(f, is_image) for f in files] # of each tar: names, and places (offset, size, label)
     names = TextColumn(os.path.join(f, n) for f, (inner, _) in zip(files, indices) for n in inner)
     tar = np.repeat(np.arange(len(files)), [len(inner) for inner, _ in indices])
     offset, size, label = np.concatenate([places for _, places in indices]).T
