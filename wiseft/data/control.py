@@ -33,16 +33,18 @@ def control_set(
     if not given.exists() and not shard_files(given): raise FileNotFoundError(
         f'{source}: there is no such folder or file, and no set of that name. '
         f'{did_you_mean(source, [*EMBEDDED, *FAMILIES, *CONTROL_ON_HUB])}')
+    # of splits, only the test or else the validation images
     splits = split_folders(given) if given.is_dir() and not shard_files(given) else {}
     path = splits.get('test') or splits.get('validation') or given
     in_folders = path.is_dir() and not shard_files(path)
     lists_in = [path, given] if in_folders else [path, *path.parents[:2]] # shards lie below their lists
+    # the nearest list of this name, or None
     def find(file): return next((f/file for f in lists_in if (f/file).is_file()), None)
     classnames = templates = None
     # readers of shards and tables find class names themselves
     if in_folders and (file := find('classnames.txt')): classnames = read_classnames(file)
     if file := find('zeroshot_classification_templates.txt'): templates = read_templates(file)
-    name = source_name(given) if address == str(source) else str(source)
+    name = source_name(given) if address == str(source) else str(source) # a hub set is called mnist, not wds_mnist
     return replace(image_folder(path, classnames, name), role='control', templates=templates)
 
 # %% ../../nbs/api/data/16_control.ipynb #dab5cfe5

@@ -24,17 +24,19 @@ def copies(
 ) -> list: # sentences
     "Images that occur in two sets, twice in one, or under two labels, byte for byte"
     in_files = {n: s for n, s in sets.items() if s.pixels is None}
-    hashes = {n: s.hashes() for n, s in in_files.items()}
+    hashes = {n: s.hashes() for n, s in in_files.items()} # name -> one an image, None for what can't be read
     sentences = []
     # within one set
     for name, contents in hashes.items():
-        images, times = sets[name], Counter(h for h in contents if h)
+        images, times = sets[name], Counter(h for h in contents if h) # hash -> number of files with it
         files, n = images.files(), times.total()
+        # repeated files
         if n - len(times) > .2*n:
             (content, most), = times.most_common(1)
             sentences.append(
                 f'{name}: {n} files are {len(times)} images ({files[contents.index(content)]} is there {most} times), '
                 'so that intervals are too narrow. Leave one of each.')
+        # one content under two labels
         labeled = pd.DataFrame(dict(content=contents, label=images.labels)).dropna().drop_duplicates()
         two = labeled[labeled.content.duplicated(keep=False)]
         if sum(times[h] for h in two.content.unique()) > .01*n:
@@ -100,6 +102,7 @@ def is_suspicious(
 ) -> bool:
     "Whether more images look like training images than by chance"
     share, usual = (similarities > ALIKE).mean(), (among > ALIKE).mean()
+    # one-sided z-test for two shares, at three standard errors of their difference if both are `usual`
     deviation = np.sqrt(usual*(1-usual)*(1/len(similarities) + 1/len(among)))
     return bool(share > usual + 3*deviation or (similarities > EQUAL).mean() >= .01)
 
@@ -122,7 +125,7 @@ def thumbnails(
     "Thumbnails of an image set, from the cache if possible"
     some = images.subset(np.random.default_rng(0).permutation(len(images))[:most])
     folder, files = cache_entry('thumbnails', image_key(some)), some.files()
-    small = open_entry(folder)
+    small = open_entry(folder) # a (32, 32) array for each image; None: not cached
     if small is None:
         end = time.monotonic() + seconds
         def decode(i):
@@ -167,11 +170,13 @@ def find_training_images(
     if not training: return warnings, notes
     sets = {name: thumbnails(images, most//len(datasets), MOST_SECONDS/len(datasets))
             for name, images in datasets.items()}
+    # images that are compared, and all
     n, total = sum(len(images.small) for images in sets.values()), sum(images.total for images in sets.values())
     for who, trained in training.items():
         m = len(trained.small)
         if not m: continue
         most_similar = LookUp(trained.small)
+        # what is usual: similarity of training images to the most similar other one
         _, among = most_similar(trained.small[:200], own=True)
         usual = (among > ALIKE).mean()
         if usual > .5:
@@ -184,7 +189,7 @@ def find_training_images(
         many = f' ({usual:.1%} of the training images look like another one.)' if usual else ''
         for name, images in sets.items():
             if not len(images.small): continue
-            which, similarities = most_similar(images.small)
+            which, similarities = most_similar(images.small) # the training image most similar to each
             if not is_suspicious(similarities, among): continue
             i = similarities.argmax()
             warnings.append(

@@ -75,9 +75,11 @@ def hub_files(
         'connection, and HF_ENDPOINT, HF_TOKEN, and HF_HUB_OFFLINE.') from e
     files = [f for f in info.siblings if _is_wanted(f.rfilename)]
     if not files: raise ValueError(f'{repository} on the hub has no shards (.tar) and no tables.')
+    # as the card has it, unless the set is one of `HUB_SETS`
     license, source, note = (info.card_data or {}).get('license') or 'not stated', 'its page on the hub', ''
     for known in HUB_SETS[HUB_SETS.repository == repository].itertuples():
         license, source = known.licence, known.source
+        # `commit`: first digits, or '' where none was looked at
         if not info.sha.startswith(known.commit): note = f'changed since {known.commit}, which was looked at'
     return HubFiles(repository, info.sha, files, license, source, Path(folder), note)
 
@@ -132,7 +134,7 @@ def fetch(
         if not _is_wanted(f.rfilename) or not holds(dataset.folder, path): raise BadFile(
             f'{dataset.repository} on the hub names a file {f.rfilename!r}, which is not within {dataset.folder}. '
             'Nothing was changed. Tell whoever keeps it.')
-        if is_whole(path, f): continue
+        if is_whole(path, f): continue # here already
         try:
             with reaching_hub(): hf_hub_download(dataset.repository, f.rfilename, repo_type='dataset',
                                                  revision=dataset.commit, local_dir=incoming)

@@ -32,7 +32,7 @@ HUB_SETS = pd.read_csv(package_data('hub_sets.csv'), keep_default_na=False) # th
 
 # %% ../../nbs/api/data/12_layouts.ipynb #5a8780eb
 def _with_all_images(images, suite, split, allow_incomplete): # `ImageSet`
-    "The set, checked to have the published number of images"
+    "The set, checked to have the published number of images; `n_missing` says how many it lacks"
     numbers = PUBLISHED_SETS.set_index(['suite', 'set', 'split']).images
     lacking = numbers[suite, images.name, split].item() - len(images)
     wrong = f'{lacking:,} are missing' if lacking > 0 else f'{-lacking:,} too many'
@@ -75,7 +75,7 @@ def _by_wnid(root, place, name, subset=None): # `ImageSet`
     "A set whose folders are named by WordNet id; `subset`: indices of ImageNet's classes that it has"
     classes = list(imagenet_classes().items())
     if subset: classes = [classes[k] for k in subset]
-    names = [c for _, c in classes]
+    names = [c for _, c in classes] # of (WordNet id, name)
     label_of = {wnid: i for i, (wnid, _) in enumerate(classes)}
     return replace(_by_folder(root, place, name, label_of, names), projection=subset and [[k] for k in subset])
 
@@ -107,7 +107,7 @@ def _objectnet(root, name): # `ImageSet`
     "Images of ObjectNet's classes that are also in ImageNet; those in shards have their red border, too"
     path = _published_path(root, 'objectnet-1.0')
     if path == Path(root)/'objectnet-1.0':
-        names = objectnet_names(path/'mappings/folder_to_objectnet_label.json')
+        names = objectnet_names(path/'mappings/folder_to_objectnet_label.json') # folder -> class name
         folders = sorted(f for f, c in names.items() if c in OBJECTNET_CLASSES)
         label_of = dict.fromkeys(names) | {f: i for i, f in enumerate(folders)} # None: not to be read
         s = labeled_folders(path/'images', label_of, [names[f] for f in folders], name)
@@ -116,6 +116,7 @@ def _objectnet(root, name): # `ImageSet`
         s = replace(s, classnames=[c.lower() for c in s.classnames])
         if unknown := [c for c in s.classnames if c not in OBJECTNET_CLASSES]: raise BadFile(
             f"{path}: {first_few(unknown)} in its classnames.txt are not classes that ObjectNet shares with ImageNet.")
+    # pixels of the red border; ImageNet's indices for each class
     return replace(s, border=2, projection=[OBJECTNET_CLASSES[c] for c in s.classnames])
 
 # %% ../../nbs/api/data/12_layouts.ipynb #7a9f368e
@@ -136,7 +137,7 @@ def on_classes_of(
     shifted:ImageSet # `ImageSet` with a projection
 ) -> ImageSet:
     "Reference images of a shifted set's classes, with that set's labels"
-    label_of = {k: i for i, p in enumerate(shifted.projection) for k in p}
+    label_of = {k: i for i, p in enumerate(shifted.projection) for k in p} # reference's label -> shifted set's
     some = reference.subset(np.isin(reference.labels, list(label_of)))
     labels = [label_of[k] for k in some.labels]
     return replace(some, name=f'reference, {shifted.name} classes', labels=labels, classnames=shifted.classnames,
@@ -156,21 +157,23 @@ def imagenet(
         if row.set == 'objectnet': return _objectnet(root, row.set)
         subset = imagenet_subset(row.set) if row.set in ('imagenet-r', 'imagenet-a') else None
         return _by_wnid(root, row.place, row.set, subset)
+    # `Suite`'s fields train, validation, test, shifts (by name), and shift_validation
     parts = _read_sets(root, 'imagenet', read, allow_incomplete, training)
     test, train, shifts = parts['test'], parts['train'], parts['shifts']
     if train is not None: parts['train'], parts['validation'] = hold_out(train)
+    # beside each set with fewer classes, 'reference, imagenet-r classes': the test images of these classes
     for shifted in list(shifts.values()):
         if not shifted.projection or test is None: continue
         baseline = on_classes_of(test, shifted)
         shifts[baseline.name] = baseline
     return dict(classnames=names, templates='openai', **parts)
 
-def _read_sets(root, suite, read, allow_incomplete, training=True): # parts of a suite
+def _read_sets(root, suite, read, allow_incomplete, training=True): # parts of a suite: fields of `Suite`
     "Read and count the sets of a suite, test images first; `read`: function of a row of `PUBLISHED_SETS`"
     rows = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite].sort_values('split', kind='stable')
     if not training: rows = rows[rows.split != 'train']
     there = np.array([_found(root, place) is not None for place in rows.place])
-    if allow_incomplete and there.any(): rows = rows[there]
+    if allow_incomplete and there.any(): rows = rows[there] # where there is none at all, an error says so below
     parts = dict(train=None, validation=None, test=None, shifts={}, shift_validation={})
     for row in rows.itertuples():
         _published_path(root, row.place) # an error says where to get it
@@ -296,7 +299,7 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     path = _published_path(root, 'fmow_v1.1')
     t = read_table(path/'rgb_metadata.csv', 'table of FMoW', usecols=['split', 'category', 'country_code', 'timestamp'])
     codes = read_table(path/'country_code_mapping.csv', 'table of countries', usecols=['alpha-3', 'region'])
-    codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region
+    codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region # country code -> region
     try:
         labels = t.category.map(FMOW_CLASSES.index)
         year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
@@ -304,6 +307,7 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
         f"{path}/rgb_metadata.csv: a category is unknown, or a timestamp invalid ({why_failed(e)}). Get the authors' "
         'own.') from e
     # WILDS' split of a row follows from the authors' split and the year; the rest is not used
+    # early: until 2012; later: 2013 to 2015; late: from 2016
     when = np.select([year >= 2016, year >= 2013], ['late', 'later'], 'early')
     splits = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
               ('val', 'later'): 'val', ('test', 'late'): 'test'}
@@ -372,7 +376,7 @@ def download_suite(
                       'transfer:sun397': datasets.SUN397}
     places = PUBLISHED_SETS[['suite', 'place']].drop_duplicates()
     files = places.merge(DOWNLOADS, on='place') # columns suite, place, file, address, checksum
-    names = [*files.suite.unique(), *of_torchvision]
+    names = [*files.suite.unique(), *of_torchvision] # what can be downloaded here
     if suite not in names: raise ValueError(
         f'{suite!r} cannot be downloaded from its authors; expected one of {", ".join(names)}. `wiseft data` says how '
         'to get the others.')
@@ -380,7 +384,7 @@ def download_suite(
     for f in files[files.suite == suite].itertuples():
         _download(f.address, Path(root)/f.place/f.file, f.checksum)
 
-def _download(address, place, checksum):
+def _download(address, place, checksum): # URL; file or folder that it gives; 'md5:…' or 'git:…'
     "Download a file and unpack a tar; nothing appears before its checksum is right"
     from torch.hub import download_url_to_file
     from torchvision.datasets.utils import calculate_md5
@@ -391,13 +395,13 @@ def _download(address, place, checksum):
         try: download_url_to_file(address, str(file))
         except OSError as e: raise ConnectionError(
             f'{address} could not be downloaded ({why_failed(e)}). Run it again.') from e
-        kind, _, digits = checksum.partition(':')
+        kind, _, digits = checksum.partition(':') # 'git': as `git_hash` gives it
         if dict(md5=calculate_md5, git=git_hash)[kind](file) != digits: raise BadFile(
             f'{address} differs from what its authors published ({checksum}), and was discarded. Run it again.')
         if tarfile.is_tarfile(file):
             with tarfile.open(file) as tar: tar.extractall(tmp, filter='data')
             file.unlink()
-        # the part that tells that all are there comes last
+        # `place` comes last: where it is, all parts are
         for part in sorted(Path(tmp).iterdir(), key=lambda p: p.name == place.name):
             if not (target := place.parent/part.name).exists(): os.replace(part, target)
 
@@ -416,7 +420,7 @@ FAMILIES |= {f'transfer:{n}': partial(transfer, n) for n in _READERS}
 def inventory(
     root:str|Path|None=None, # data root; default `$WISEFT_DATA`, else `~/data`
     suite:str|None=None # name of one; default all
-) -> pd.DataFrame: # rows of `PUBLISHED_SETS` with `found` and `state`
+) -> pd.DataFrame: # rows of `PUBLISHED_SETS` with `found` (images) and `state`
     "Published sets, and which of their files are there"
     root = Path(root or data_root()).expanduser()
     suites = [suite] if suite else list(FAMILIES)
@@ -424,7 +428,7 @@ def inventory(
     there = t[[_found(root, place) is not None for place in t.place]]
     for name, rows in there.groupby('suite'):
         try: parts = FAMILIES[name](root, allow_incomplete=True)
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError) as e: # the suite can't be read: its sets' state is why
             t.loc[rows.index, 'state'] = str(e)
             continue
         for r in rows.itertuples():

@@ -129,7 +129,7 @@ def folder_suite(
 
 def _suite_unchecked(reference, shifts, classnames, templates, name): # `Suite`
     "`folder_suite` without its look at the images"
-    sets = _reference_sets(reference, classnames)
+    sets = _reference_sets(reference, classnames) # train, validation, and test, as far as there are any
     names = next(iter(sets.values())).classnames
     synthetic = {}
     if isinstance(shifts, list) and 'corruptions' in map(str, shifts) and not Path('corruptions').exists():
@@ -162,10 +162,10 @@ def _reference_sets(source, classnames): # split -> `ImageSet`
     for split in ('train', 'validation', 'test'):
         if split not in parts: continue
         sets[split] = image_set(parts[split], classnames, 'reference')
-        classnames = classnames or sets[split].classnames
+        classnames = classnames or sets[split].classnames # those of the first split fix all others'
     absent = [split for split in ('validation', 'test') if split not in sets]
     if 'train' in sets and absent:
-        rest, *held_out = sets['train'].split((.1,)*len(absent))
+        rest, *held_out = sets['train'].split((.1,)*len(absent)) # a tenth for each
         if not len(held_out[0]): raise ValueError(
             f'The reference has fewer than {len(absent)+1} images of each class, so none are held out for '
             f'{" and ".join(absent)}. Give more images, or its splits: train, validation, and test.')
@@ -181,6 +181,7 @@ def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
         shifts = {printable(source_name(p)): p for p in paths}
         if len(shifts) < len(paths): raise ValueError(
             f'Two shifted sets of {first_few(list(map(str, paths)), 5)} have one name. Give a dict name -> folder.')
+    # a set of each shift's splits, or a test set
     sets = dict(train={}, validation={}, test={})
     for name, source in shifts.items():
         parts = _sources_by_split(source) or dict(test=source)
@@ -194,11 +195,12 @@ def warn_of_images(
 ):
     "Warn of test sets that lack classes or share images with training or validation; ValueError if all are shared"
     for name, images in suite.datasets().items():
-        missing, n = images.missing, len(images.classnames)
+        missing, n = images.missing, len(images.classnames) # names of classes without images
         one = ' A classifier that always answers it scores 100 %.' if len(missing) == n-1 else ''
         if missing: warn_user(
             f'{name}: there are no images of {first_few(missing)}, {len(missing)} of {n} classes: its numbers '
             f'are those of the others.{one}')
+    # shared files, of n test images that were compared
     for name, (files, n) in shared_images(suite).items():
         if len(files) == n: raise ValueError(
             f'{name}: all {n} test images that were looked at are training or validation images of the reference: '
@@ -215,10 +217,10 @@ def shared_images(
     shared = {}
     for name, images in suite.datasets().items():
         if images.pixels is not None: continue
-        rows = np.random.default_rng(0).permutation(len(images))[:1000]
+        rows = np.random.default_rng(0).permutation(len(images))[:1000] # a random sample of large sets
         sample, files = images.subset(np.sort(rows)), set()
         for s, sizes in known:
-            same_size = s.subset(np.isin(sizes, sample.sizes())) # others are not read
+            same_size = s.subset(np.isin(sizes, sample.sizes())) # files of other sizes differ: they are not read
             contents = set(same_size.hashes()) - {None}
             files |= {f for f, content in zip(sample.files(), sample.hashes()) if content in contents}
         if files: shared[name] = sorted(files), len(rows)
@@ -237,6 +239,7 @@ def load_suite(
     if name in EMBEDDED: return _read_suite(_embedded_folder(name), name, templates or 'icons', classnames)
     if name in FAMILIES:
         options = dict(training=training) if name == 'imagenet' else {} # others have few training images
+        # classnames, templates, and sets, as `Suite` takes them
         fields = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, **options)
         if templates: fields['templates'] = templates
         return Suite(name, **fields)
@@ -271,16 +274,16 @@ def _embedded_folder(name): # Path
 # %% ../../nbs/api/data/14_suites.ipynb #a087e769
 def _read_suite(folder, name, templates, classnames): # `Suite`
     "A suite from one folder, whose first table of images, if there is one, gives groups and originals"
-    sources = [*visible_folders(folder), *shard_files(folder)]
+    sources = [*visible_folders(folder), *shard_files(folder)] # each set is a folder or a tar
     reference = next(p for p in sources if p.name in ('reference', 'reference.tar'))
     others = [p for p in sources if source_name(p) != 'reference']
     shifts = {printable(source_name(p)): p for p in others if shard_files(p) or visible_folders(p)}
     if ignored := [p.name for p in others if p not in shifts.values()]: warn_user(
         f'{folder}: {first_few(ignored, 5)} has no class folders in it and is not a shifted set.')
     suite = _suite_unchecked(reference, shifts, classnames, templates, name)
-    for images in suite.sets().values(): images.root = folder
+    for images in suite.sets().values(): images.root = folder # file names are relative to the suite, as in its table
     for file in sorted(folder.glob('*.csv')):
-        columns = first_line(file)[1] if file.is_file() else []
+        columns = first_line(file)[1] if file.is_file() else [] # their names
         if 'file' in columns and ('family' in columns or 'original' in columns): # not results or predictions
             _add_groups_from_table(suite, file)
             break
@@ -288,7 +291,7 @@ def _read_suite(folder, name, templates, classnames): # `Suite`
 
 def _add_groups_from_table(suite, file):
     "Give images their groups and units from a table, which has a row for each image"
-    t = read_image_table(file, 'file')
+    t = read_image_table(file, 'file') # columns file, and group and original where there are any
     parent = f'{file.parent.name}/' # files may be relative to the folder's parent
     if t.file.str.startswith(parent).all():
         for column in t.columns.intersection(['file', 'original']): t[column] = t[column].str.removeprefix(parent)
@@ -301,6 +304,7 @@ def _add_groups_from_table(suite, file):
             f'{file}: no row for {first_few(absent, 5)}.')
         rows = t.loc[files]
         if 'group' in rows: images.groups = list(rows.group)
+        # a unit is an original image, which copies in several sets share; an image without one is its own
         images.units = [o or f for o, f in zip(rows.original, files)] if 'original' in rows else files
 
 # %% ../../nbs/api/data/14_suites.ipynb #6918ea81
@@ -316,6 +320,7 @@ def of(cls:Suite,
         if source.projection: raise ValueError(
             f"{source.name}: its classes stand for those of a suite. Evaluate that suite, or the set without "
             "projection.")
+        # 'aside': without a reference, it is no shift
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, role='aside')})
     if is_suite(source): return load_suite(source, classnames=classnames)
     return folder_suite(source, [], classnames=classnames, templates=templates)
