@@ -41,12 +41,16 @@ def text_weights(
 def check_pair(
     a, b # classifiers
 ):
-    "ValueError unless both have the same classes in the same order, the same preprocessing, architecture and start"
+    """ValueError unless both have the same classes in the same order, the same preprocessing, architecture and start.
+
+    Warns where the templates of the heads or the lengths of their rows differ.
+    """
     check_same_classes(a.classnames, b.classnames, 'one classifier', 'the other',
                        'Average models of the same classes: rows of both heads must mean the same.')
     _check_equal(a.clip.preprocess, b.clip.preprocess, 'preprocessing')
     _check_equal(_architecture(a), _architecture(b), 'architecture')
-    if a.clip.provenance.get('sha256') != b.clip.provenance.get('sha256'): # are the text towers equal, at least?
+    if a.clip.provenance.get('sha256') != b.clip.provenance.get('sha256'): # of the files that fine-tuning began from
+        # one CLIP has many files, but its text tower, which seldom trains, is the same in all
         ours, theirs = text_weights(a.clip), text_weights(b.clip)
         are_equal = ours.keys() == theirs.keys() and all(torch.equal(t, theirs[k]) for k, t in ours.items())
         if not are_equal: raise ValueError(
@@ -56,7 +60,7 @@ def check_pair(
     if a.templates and b.templates and a.templates != b.templates: warn_user(
         f'The heads were made with different templates, {first_few(a.templates, 1)} and {first_few(b.templates, 1)}: '
         'between them lies more than fine-tuning. Compare and average heads of the same templates.')
-    lengths = [c.head.weight.float().norm(dim=1).mean().item() for c in (a, b)]
+    lengths = [c.head.weight.float().norm(dim=1).mean().item() for c in (a, b)] # of an average row
     if max(lengths) > 1.5*min(lengths): warn_user(
         f'The rows of the heads have lengths of {lengths[0]:.3g} and {lengths[1]:.3g}: an average gives the longer '
         'ones more weight. Does one of them have the logit scale twice, or not at all? Divide by it, or multiply.')

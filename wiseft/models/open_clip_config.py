@@ -84,7 +84,8 @@ def check_model_cfg(
     _check_bounds(cfg, f'{where}: model_cfg')
     vision = dict(image_size=224, patch_size=16, width=768) | (cfg.get('vision_cfg') or {}) # open_clip's defaults
     sizes = [vision[k] for k in ('image_size', 'patch_size', 'width')]
-    if vision.get('pos_embed_type') == 'sin_cos_2d': # by NumPy, in real memory
+    # the table of sinusoidal positions, (image/patch)² × width, is NumPy's: it takes memory on the meta device, too
+    if vision.get('pos_embed_type') == 'sin_cos_2d':
         whole = all(isinstance(x, int) and x > 0 for x in sizes)
         if not whole or (sizes[0]//sizes[1])**2*sizes[2] > 2**24: raise BadFile(
             f'{where}: vision_cfg has too many sinusoidal positions (image, patch and width are {sizes}). Copy or '
@@ -131,6 +132,7 @@ def check_parameters(
         raise BadFile(
             f'{where} describes no architecture that open_clip {open_clip.__version__} can build ({why_failed(e)}). A '
             'newer one may: pip install -U open_clip_torch. Otherwise copy or download the file again.') from e
+    # position embeddings may be resized: hence the factor and the million
     if needed > 2*n + 10**6: raise BadFile(
         f'{where} describes a CLIP of {needed:,} parameters, and its weights are {n:,} numbers. Copy or download '
         'both again.')
