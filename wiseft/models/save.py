@@ -63,10 +63,11 @@ def new_card(
 ): # dict
     "Content of `wiseft.json`"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
-    stored, recipe = c.hash, c.recipe
+    stored, recipe = c.hash, c.recipe # `stored`: hash of the weights as `load_classifier` will have them
     if precision:
         state = c.state_dict()
         rounded = round_weights(state, precision)
+        # loading returns rounded values to the tower's precision; `of` in the recipe: hash before rounding
         stored = state_hash({k: rounded[k].to(t.dtype) for k,t in state.items()})
         recipe = recipe | dict(stored=dict(precision=precision, of=c.hash))
     clip = dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance)
@@ -75,7 +76,7 @@ def new_card(
         hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe, precision=c.clip.precision, clip=clip,
         versions=versions, files=files)
     if c.head_from_text: card['head_from_text'] = True # only where the text tower trained
-    card = json.loads(json.dumps(card, default=float)) # as it will be read
+    card = json.loads(json.dumps(card, default=float)) # tuples become lists, as they will be read: for the hash
     return card | dict(sha256=_card_hash(card))
 
 def _card_hash(card): # 64 hexadecimal digits
@@ -110,8 +111,9 @@ def read_card(folder:Path): # dict
             f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use {instead}.')
     card = read_json(folder/'wiseft.json')
     _check_card(card, folder/'wiseft.json')
-    own = _card_hash(card)
-    if card.get('sha256', own) != own: raise BadFile(
+    actual = _card_hash(card)
+    # without a line "sha256", a card is taken as it is
+    if card.get('sha256', actual) != actual: raise BadFile(
         f"{folder/'wiseft.json'} was changed since it was saved. Copy the folder again. If you changed it on purpose, "
         f'take its line "sha256" out, and save the classifier anew: load_classifier({str(folder)!r}).save(OTHER).')
     return card

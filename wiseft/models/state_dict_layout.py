@@ -73,24 +73,28 @@ def find_parts(
     "Recognize an image tower, a text tower and a head; BadFile says what is there, if there is neither tower nor head"
     state = weights.state
     # MobileCLIP's names, which open_clip translates
-    if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {})
+    if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), clip=state, head={})
+    # `tower`: what its names begin with, 'model.visual.' for example; `head`: 'weight' or 'bias' → name in the file
     tower = _prefix_of_tower(state, where)
     head = _find_head(state, tower)
     if tower is None and not head: raise BadFile(
         f'{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a '
         f'head (classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}. Load weights of '
         f"transformers by their folder, with its config.json: {call('load_clip', model='FOLDER')}.")
+    # names in open_clip (`ours`) → names in the file
     names = {ours: k for ours, k in _clip_names(state, tower).items() if k not in head.values()}
     has_blocks = any('transformer.' in ours for ours in names if not ours.startswith('visual.'))
     if not has_blocks: # wise-ft takes the transformer out of the text tower
         names = {ours: k for ours, k in names.items() if ours.startswith(('visual.', 'logit_'))}
+    # of a module that was saved whole: records of its modules, with their attributes
     modules = {ours: weights.modules[k] for ours, k in _clip_names(weights.modules, tower).items()}
     head_module = weights.modules.get(head['weight'].rpartition('.')[0]) if head else None
     normalizes = head_module is None or head_module.attributes.get('normalize') is not False
     used_keys = {*names.values(), *head.values()}
     return Parts(
-        str(where), {ours: state[k] for ours, k in names.items()}, {kind: state[k] for kind, k in head.items()},
-        modules, weights.modules, normalizes, [k for k in state if k not in used_keys] + list(weights.unread))
+        str(where), clip={ours: state[k] for ours, k in names.items()},
+        head={kind: state[k] for kind, k in head.items()}, modules=modules, all_modules=weights.modules,
+        normalizes=normalizes, unread=[k for k in state if k not in used_keys] + list(weights.unread))
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
 def uses_quick_gelu(
@@ -109,8 +113,8 @@ def module_config(
         return 1 + max(int(k.removeprefix(blocks).split('.')[0]) for k in state if k.startswith(blocks))
     def n_heads(blocks): return parts.modules[f'{blocks}0.attn'].attributes['num_heads'] # as the file claims
     try:
-        width, _, patch, _ = state['visual.conv1.weight'].shape
-        side = math.isqrt(len(state['visual.positional_embedding'])-1)
+        width, _, patch, _ = state['visual.conv1.weight'].shape # (width, 3, patch, patch)
+        side = math.isqrt(len(state['visual.positional_embedding'])-1) # in patches; one position is the class token's
         hidden = len(state[f'{visual}0.mlp.c_fc.weight'])
         vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=n_layers(visual),
                       head_width=width//n_heads(visual), mlp_ratio=hidden/width)
@@ -131,7 +135,7 @@ def module_preprocess(
 ): # dict with 'mean' and 'std', or {}
     "Preprocessing saved with a module, such as wise-ft's `val_preprocess`"
     for module in parts.all_modules.values():
-        transform = module.attributes.get('val_preprocess')
+        transform = module.attributes.get('val_preprocess') # torchvision's `Compose`, recorded as a `Stub`
         steps = transform.attributes.get('transforms') if type(transform) is Stub else None
         if type(steps) is not list: continue
         for step in steps:
