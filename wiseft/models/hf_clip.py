@@ -100,15 +100,16 @@ def from_transformers(
     state = _with_joined_qkv(state)
     if siglip:
         for kind in 'weight', 'bias': # timm has the pool's queries apart from its keys and values
-            if f'{_pool}in_proj_{kind}' not in state: continue # of an adapter
+            if f'{_pool}in_proj_{kind}' not in state: continue # an adapter has only what it changes
             q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
             state |= {f'{_pool}q.{kind}': q, f'{_pool}kv.{kind}': torch.cat([k, v])}
         new = {_name_in_other_layout(k, _siglip_names): t for k,t in state.items()}
-        if _positions in new: new[_positions] = new[_positions][None]
+        if _positions in new: new[_positions] = new[_positions][None] # (1, patches, width) in timm
         return new
     new = {_name_in_other_layout(k, _clip_names): t for k,t in state.items()}
+    # projections are `nn.Linear` there, (out, in), and plain matrices here, (in, out)
     for k in new.keys() & {'visual.proj', 'text_projection'}: new[k] = new[k].T.contiguous()
-    if 'visual.class_embedding' in new and 'visual.proj' not in new: # features as they are
+    if 'visual.class_embedding' in new and 'visual.proj' not in new: # a tower without projection: the identity is one
         square = new['visual.transformer.resblocks.0.attn.out_proj.weight'].shape # (width, width)
         new['visual.proj'] = torch.eye(*square)
     return new
@@ -121,7 +122,7 @@ def to_transformers(
         state = state | {_positions: state[_positions][0]}
         new = {_name_in_other_layout(k, _siglip_names, back=True): t for k,t in state.items()}
         for k in new.keys() & {'logit_scale', 'logit_bias'}: new[k] = new[k].reshape(1)
-        for kind in 'weight', 'bias':
+        for kind in 'weight', 'bias': # the pool's queries, keys and values in one matrix again
             new[f'{_pool}in_proj_{kind}'] = torch.cat([new.pop(f'{_pool}{x}.{kind}') for x in ('q', 'kv')])
     else:
         new = {_name_in_other_layout(k, _clip_names, back=True): t for k,t in state.items()}
@@ -146,6 +147,7 @@ _defaults = dict(
 def _tower_cfg(config, part): # (open_clip's `vision_cfg` or `text_cfg`, activation function)
     "The tower 'vision' or 'text' in the terms of open_clip; ValueError for settings that open_clip doesn't have"
     family = 'siglip' if config['model_type'] in SIGLIP_KINDS else 'clip'
+    # config.json leaves defaults out; that of a tower alone has its settings on the top level
     defaults, alone = _defaults[family][part], config['model_type'].endswith(f'_{part}_model')
     settings = defaults | (config if alone else config.get(f'{part}_config') or {})
     act, eps = settings['hidden_act'], settings['layer_norm_eps']
@@ -192,12 +194,13 @@ def apply_activation(
         if type(m) is nn.GELU: m.approximate = approximate
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #35f736b7
-def _timm_vision_cfg(cfg, act, state): # open_clip's `vision_cfg`
+def _timm_vision_cfg(cfg, act, state): # open_clip's `vision_cfg`; cfg and act as `_tower_cfg` returns them
     "The SigLIP of timm with these sizes, weights, and activation function; ValueError if there is none"
     shapes = {k.removeprefix('visual.trunk.'): t.shape for k,t in state.items() if k.startswith('visual.trunk.')}
     for name in timm.list_models(f"vit_*_patch{int(cfg['patch_size'])}_siglip_{int(cfg['image_size'])}"):
         with torch.device('meta'): model = timm.create_model(name, num_classes=0, global_pool='map')
         if shapes != {k: t.shape for k,t in model.state_dict().items()}: continue
+        # shapes don't show the number of heads; `apply_activation` turns the exact GELU into tanh's, not tanh's back
         if model.blocks[0].attn.head_dim != cfg['head_width'] or (act == 'gelu' and is_tanh(model)): continue
         vision = dict(image_size=cfg['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
                       timm_proj='none')
@@ -230,7 +233,8 @@ def _read_preprocess(folder): # dict
     "Preprocessing in the terms of open_clip, from either file that transformers uses for it"
     files = folder/'preprocessor_config.json', folder/'processor_config.json'
     config = next((read_json(path) for path in files if path.is_file()), {})
-    config = config.get('image_processor', config)
+    config = config.get('image_processor', config) # in processor_config.json it is one entry of several
+    # `size`: a number or {'shortest_edge': …}, or {'height': …, 'width': …}; `crop_size`: a number, or the latter
     resample, size, crop_size = (config.get(k) for k in ('resample', 'size', 'crop_size'))
     for step in ('do_resize', 'do_rescale'):
         if config.get(step) is False: raise ValueError(
@@ -241,7 +245,7 @@ def _read_preprocess(folder): # dict
     new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=_resampling[resample],
                resize_mode='squash' if squash else 'shortest')
     if config.get('do_normalize') is False: new |= dict(mean=[0.]*3, std=[1.]*3)
-    # the middle, cut from a larger picture
+    # the middle, cut from a larger picture, whose short side is `edge`
     edge = size.get('shortest_edge') if isinstance(size, dict) else size
     crop = crop_size.get('height') if isinstance(crop_size, dict) else crop_size
     if config.get('do_center_crop', True) and edge and crop and crop < edge: new['crop_pct'] = crop/edge
@@ -296,6 +300,7 @@ def their_config(
 ): # content of `config.json`
     "The architecture in the terms of transformers; ValueError if `CLIPModel` has none like it"
     vision, text = config['vision_cfg'], config.get('text_cfg', {})
+    # what `CLIPModel` has settings for; layers are a list in a ResNet
     usual = {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio', 'norm_kwargs', 'context_length',
              'vocab_size', 'heads'}
     odd = [k for k,v in (vision | text).items() if v and k not in usual]
@@ -305,7 +310,7 @@ def their_config(
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
     v, t = open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)
     pictures = _their_tower(v, v.width//v.head_width, act) | dict(image_size=v.image_size, patch_size=v.patch_size)
-    words = _their_tower(t, t.heads, act) | dict(
+    words = _their_tower(t, t.heads, act) | dict( # start and end of a text are the last two tokens, as OpenAI's
         max_position_embeddings=t.context_length, vocab_size=t.vocab_size, bos_token_id=t.vocab_size-2,
         eos_token_id=t.vocab_size-1)
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
@@ -318,7 +323,7 @@ def _their_siglip_config(clip): # content of `config.json`
     if not pools or not _siglip_text_cfg.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
-    trunk, t = clip.model.visual.trunk, open_clip.CLIPTextCfg(**text)
+    trunk, t = clip.model.visual.trunk, open_clip.CLIPTextCfg(**text) # timm's ViT; text settings with defaults
     block, patches = trunk.blocks[0], trunk.patch_embed
     image_act = 'gelu_pytorch_tanh' if is_tanh(trunk) else 'gelu'
     text_act = 'gelu_pytorch_tanh' if (t.act_kwargs or {}).get('approximate') == 'tanh' else 'gelu'
@@ -340,6 +345,7 @@ def their_preprocess(
     if p.get('resize_mode') == 'longest': raise ValueError(
         "This CLIP pads its pictures (resize_mode 'longest'), and transformers' CLIPModel has none like it. Keep it in "
         "open_clip's layout.")
+    # short side before the crop
     edge = math.floor(max(height, width)/p['crop_pct']) if p.get('crop_pct') else height
     return dict(
         image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
@@ -353,7 +359,7 @@ def write_hub_folder(
     folder:str|Path # existing folder to write into
 ):
     "Write a CLIP for `CLIPModel.from_pretrained`, a SigLIP for `SiglipModel`'s, with its processor and tokenizer"
-    folder, siglip = Path(folder), clip.config.get('custom_text')
+    folder, siglip = Path(folder), clip.config.get('custom_text') # open_clip builds SigLIPs as `CustomTextCLIP`
     write_json(folder/'config.json', _their_siglip_config(clip) if siglip else their_config(clip.config))
     pictures = their_preprocess(clip.preprocess)
     if siglip and not pictures['do_center_crop']: pictures |= dict(image_processor_type='SiglipImageProcessor')
@@ -361,7 +367,7 @@ def write_hub_folder(
     write_state_dict(to_transformers(clip.model.state_dict()), folder/'model.safetensors')
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
     if not hasattr(clip.tokenizer, 'bpe_ranks'): return
-    # OpenAI's tokenizer
+    # OpenAI's tokenizer as open_clip has it (`SimpleTokenizer`): write the files of transformers' `CLIPTokenizer`
     words = ['#version: 0.2', *(' '.join(pair) for pair in clip.tokenizer.bpe_ranks)]
     (folder/'merges.txt').write_text('\n'.join(words)+'\n', encoding='utf-8')
     special = {'<start_of_text>': '<|startoftext|>', '<end_of_text>': '<|endoftext|>'}
