@@ -38,17 +38,18 @@ def _source_of_folder(folder, origin=None, hub=False): # `Source`
     "Source for a folder in the layout of open_clip or transformers"
     folder = existing_folder(Path(folder).expanduser())
     where, origin = folder/config_name, origin or folder.name
+    # config.json alone: the layout of transformers
     if (folder/'config.json').is_file() and not where.exists(): return Source(origin=origin, **read_hub_folder(folder))
     settings = read_json(where)
     config, preprocess = settings.get('model_cfg'), settings.get('preprocess_cfg') or {}
     check_model_cfg(config, where)
     check_preprocess_cfg(preprocess, where)
-    # a text tower of transformers has its settings in a file of its own
+    # a text tower of transformers has its settings in a file of its own; `_source_on_hub` downloads it itself
     tower = not hub and (config.get('text_cfg') or {}).get('hf_model_name')
     if tower and not (folder/'config.json').is_file(): raise BadFile(
         f'{folder} lacks the settings of its text tower, {tower!r}: copy config.json of https://huggingface.co/{tower} '
         'into it, and the files of the tokenizer.')
-    return Source(config, preprocess, first_file(folder, weight_names), origin, where=where, hub=hub,
+    return Source(config, preprocess, weights=first_file(folder, weight_names), origin=origin, where=where, hub=hub,
                   text_tower=folder/'config.json' if tower else None)
 
 # %% ../../nbs/api/models/05_sources.ipynb #be69e6a6
@@ -75,9 +76,10 @@ def _source_on_hub(
     config = fetched(lambda: download(repo, filename=config_name), f'the configuration of {name}',
                      f'bring {files} {then}')
     fetched(lambda: download(repo), f'the weights of {name}', f'bring {files} {then}')
+    # both lie in one folder of the hub's cache
     source = _source_of_folder(Path(config).parent, name, hub=True)
     tower = (source.config.get('text_cfg') or {}).get('hf_model_name')
-    if tower:
+    if tower: # of transformers, in a repository of its own
         files += f' and config.json (and tokenizer files) of https://huggingface.co/{tower}'
         settings = fetched(lambda: download(tower, filename='config.json'),
                            f'the settings of the text tower of {name}', f'bring {files} {then}')
@@ -145,10 +147,13 @@ def _read_parts(path): # `Parts`
 def _source_of_file(name, path, quick_gelu): # `Source`
     "Source for an architecture and a checkpoint file"
     config, path = open_clip.get_model_config(name), Path(path).expanduser()
+    # `pictures`: preprocessing, `of_file`: whether it has QuickGELU, if the file says so
     parts, pictures, of_file = _read_parts(path), {}, None
     if checkpoint_format(path) == 'torchscript': # OpenAI's own
         pictures, of_file = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai'), True
-    elif parts.modules: pictures, of_file = module_preprocess(parts), uses_quick_gelu(parts)
+    elif parts.modules: # a whole module was saved
+        pictures, of_file = module_preprocess(parts), uses_quick_gelu(parts)
+    # the argument counts first, then the file, then the architecture
     if quick_gelu is None: quick_gelu = of_file
     if quick_gelu is None: quick_gelu = config.get('quick_gelu')
     if quick_gelu is None and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
@@ -157,7 +162,8 @@ def _source_of_file(name, path, quick_gelu): # `Source`
         f"DataComp), or {option('preprocess', 'TAG')} of the weights that this file was fine-tuned from.")
     config['quick_gelu'] = bool(quick_gelu)
     if not parts.has_text: del config['text_cfg']
-    return Source(config, pictures, path, f'{name} {path.name}', state=parts.clip, unread=parts.unread)
+    return Source(config, preprocess=pictures, weights=path, origin=f'{name} {path.name}', state=parts.clip,
+                  unread=parts.unread)
 
 # %% ../../nbs/api/models/05_sources.ipynb #b8bb368e
 def preprocessing(source:Source, overrides:dict): # dict
@@ -168,13 +174,13 @@ def preprocessing(source:Source, overrides:dict): # dict
     both = source.preprocess | overrides
     settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
     if not {'mean', 'std'} <= settings.keys():
-        own = python_or_shell(', or give preprocess=dict(mean=…, std=…)', '')
+        by_hand = python_or_shell(', or give preprocess=dict(mean=…, std=…)', '')
         if source.where: raise BadFile(
             f'{source.where.parent} came without mean and std of its pictures: preprocess_cfg of {config_name} or '
-            f'preprocessor_config.json is not there, or lacks them. Copy it from where the model comes from{own}.')
+            f'preprocessor_config.json is not there, or lacks them. Copy it from where the model comes from{by_hand}.')
         raise ValueError(
             f"The weights of {source.origin} came without mean and std of their pictures. Give "
-            f"{option('preprocess', 'TAG')} of the weights that they were fine-tuned from, such as 'openai'{own}.")
+            f"{option('preprocess', 'TAG')} of the weights that they were fine-tuned from, such as 'openai'{by_hand}.")
     for k in ('mean', 'std'): settings[k] = [float(x) for x in settings[k]]
     return settings
 
@@ -186,21 +192,21 @@ def _source_by_name(name): # `Source`
     if name.startswith('hf:'): return _source_of_transformers_on_hub(name)
     if name.startswith('local-dir:'): return _source_of_folder(name.removeprefix('local-dir:'))
     path = Path(name).expanduser()
-    if path.is_file(): # of a whole module
+    if path.is_file(): # without an architecture: it has to be a whole module, which says its own
         parts = _read_parts(path)
         config = module_config(parts)
         check_model_cfg(config, path)
-        return Source(config, module_preprocess(parts), path, path.name, where=path, state=parts.clip,
-                      unread=parts.unread)
+        return Source(config, preprocess=module_preprocess(parts), weights=path, origin=path.name, where=path,
+                      state=parts.clip, unread=parts.unread)
     if path.is_dir() or name.startswith(('/', '.', '~')): return _source_of_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
 # %% ../../nbs/api/models/05_sources.ipynb #976e2d76
 def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, quick_gelu:bool|None): # `Source`
     "Source for the arguments of `load_clip`, with complete preprocessing"
-    architecture, weights = name.replace('/', '-'), str(pretrained)
+    architecture, weights = name.replace('/', '-'), str(pretrained) # 'ViT-B/32' is open_clip's 'ViT-B-32'
     is_tag = bool(open_clip.pretrained.get_pretrained_cfg(architecture, weights))
-    if architecture not in open_clip.list_models():
+    if architecture not in open_clip.list_models(): # 'iconclip', a folder, the hub, a saved module
         source = _source_by_name(name)
         if pretrained is not None or quick_gelu is not None: raise ValueError(
             f"{name!r} brings its weights and its activation function: leave out {option('pretrained')} and "
@@ -208,11 +214,11 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
     elif pretrained is None: raise ValueError(
         f"{architecture!r} is an architecture: give weights too, a file or a tag. There are "
         f"{first_few(open_clip.list_pretrained_tags_by_model(architecture), 6) or 'no tags'}.")
-    elif is_tag or not Path(weights).expanduser().is_file():
+    elif is_tag or not Path(weights).expanduser().is_file(): # what is neither is answered as an unknown tag
         if is_tag and quick_gelu is not None: raise ValueError(
             f"The tag {weights!r} has its activation function: leave out {option('quick_gelu')}.")
         source = _source_of_tag(architecture, weights)
-    else:
+    else: # a checkpoint file
         if isinstance(preprocess, str): # the tag that the file was fine-tuned from
             if quick_gelu is None: quick_gelu = _tag_uses_quick_gelu(architecture, preprocess)
             settings = _tag_cfg(architecture, preprocess)
