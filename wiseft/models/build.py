@@ -51,6 +51,7 @@ class _NoDraws(TorchFunctionMode):
 
 # %% ../../nbs/api/models/07_build.ipynb #188269b0
 _only_pooled = LaterFunction('wiseft.models.pooled', 'only_pooled') # it imports open_clip
+# open_clip builds no CLIP without a text tower: the smallest one, which is thrown away
 _no_text = dict(context_length=4, vocab_size=4, width=64, heads=1, layers=1)
 
 class ImageModel(nn.Module):
@@ -71,9 +72,10 @@ def build_model(
     "Build the architecture, without weights"
     with quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp:
         text = source.config.get('text_cfg', _no_text)
-        if source.text_tower:
+        if source.text_tower: # of transformers: only checked settings reach it
             write_json(Path(tmp)/'config.json', text_tower_config(source.text_tower))
             text = text | dict(hf_model_name=str(tmp))
+        # open_clip builds from a folder with settings
         config = source.config | dict(text_cfg=text)
         write_json(Path(tmp)/config_name, dict(model_cfg=config))
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
@@ -97,15 +99,17 @@ def fill_model(
         if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
             state = open_clip.model.convert_to_custom_text_state_dict(state)
         for k in {'logit_scale', 'logit_bias'} & set(state) & set(target): state[k] = state[k].reshape(target[k].shape)
-        # constants that older files hold
+        # buffers that older files hold, and newer models compute
         constants = [k for k in state if k not in target and k.endswith(('attn_mask', 'position_ids'))]
         for k in constants: del state[k]
+        # `ImageModel` holds a logit scale, which files of an image tower alone lack
         if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
-        shapes = {k: t.shape for k, t in state.items()}
+        shapes = {k: t.shape for k, t in state.items()} # before interpolation, which replaces tensors in `state`
         open_clip.model.resize_pos_embed(state, model)
         open_clip.model.resize_text_pos_embed(state, model)
         model.load_state_dict(state)
     except Exception as e: # of torch's, of open_clip's: the file decides which
+        # torch's message: the class, then a line each about missing names, unexpected names, and shapes
         lines = [line.strip() for line in str(e).splitlines()]
         first = ' '.join(lines[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {weights} don't fit the architecture of {origin}: {first}") from e
@@ -123,6 +127,7 @@ def source_tokenizer(
 ): # list of texts -> (n, context length) token ids; None without a text tower
     "The tokenizer of a source; an error says what is missing"
     if 'text_cfg' not in source.config: return None
+    # local: a folder of the user's, from which alone files are read
     text, is_local = source.config['text_cfg'], bool(source.where) and not source.hub
     length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
     name = text.get('hf_tokenizer_name')

@@ -22,10 +22,12 @@ def one_query(
     heads:int,
 ) -> torch.Tensor: # (n, dim)
     "Attention of one query per image, without keys and values"
-    query = query.unflatten(1, (heads, -1))/(query.shape[1]//heads)**.5
+    # letters: n image, h head, e entry of a head, d dimension of x, p place
+    query = query.unflatten(1, (heads, -1))/(query.shape[1]//heads)**.5 # (n, heads, dim of a head)
+    # query·(W x + b) = (Wᵀ query)·x + query·b: W is applied to the one query instead of to every place
     of_x = torch.einsum('nhe,hed->nhd', query, key.weight.unflatten(0, (heads, -1)))
     scores = torch.einsum('nhd,npd->nhp', of_x, x) + (query*key.bias.unflatten(0, (heads, -1))).sum(-1, keepdim=True)
-    mean = torch.einsum('nhp,npd->nhd', scores.softmax(-1), x)
+    mean = torch.einsum('nhp,npd->nhd', scores.softmax(-1), x) # of x by attention; its value is the mean value
     values = torch.einsum('nhd,hed->nhe', mean, value.weight.unflatten(0, (heads, -1)))
     return values.flatten(1) + value.bias
 
