@@ -110,13 +110,13 @@ def open_source(
         n = sum(t.numel() for t in state.values())
         check_parameters(lambda: build_model(source, 'fp32', 'meta'), n, source.where)
     model = fill_model(build_model(source, precision, device), state, file, source.origin)
-    cfg = dict(model.visual.preprocess_cfg)
+    cfg = dict(model.visual.preprocess_cfg) # the source's, completed by open_clip with size and defaults
     if 'crop_pct' in source.preprocess: cfg['crop_pct'] = source.preprocess['crop_pct'] # which open_clip doesn't know
     provenance = dict(source=source.origin, file=file.name if file else None,
                       sha256=sha256_file(file) if file else state_hash(state))
     if source.unread: provenance['unread'] = first_few(source.unread, 6)
-    return Clip(model, source_tokenizer(source), ClipTransform(cfg), crop_transform(cfg), name, pretrained,
-                source.config, cfg, provenance)
+    return Clip(model, source_tokenizer(source), transform=ClipTransform(cfg), train_transform=crop_transform(cfg),
+                name=name, pretrained=pretrained, config=source.config, preprocess=cfg, provenance=provenance)
 
 def crop_transform(
     settings:dict # open_clip's `preprocess_cfg`
@@ -248,7 +248,7 @@ def fill_tower(
     "Put the image tower of a checkpoint file into a CLIP; BadFile if it doesn't fit or lacks weights"
     visual = {k: t for k, t in parts.clip.items() if k.startswith('visual.')}
     state = clip.model.state_dict()
-    fill_model(clip.model, state | visual, parts.where, clip.name)
+    fill_model(clip.model, state | visual, parts.where, clip.name) # the CLIP's own where the file has none
     tower = [k for k, t in state.items() if k.startswith('visual.') and is_weight(t)]
     missing = [k for k in tower if k not in visual]
     if missing: raise BadFile(

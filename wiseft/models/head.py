@@ -84,6 +84,7 @@ def warn_of_texts(
     n = clip.model.context_length
     long = [t for t in texts if len(t.encode()) > n-2] # a token is a byte at least
     if not long: return
+    # with room for one token more than the model reads: a text that needs it has no padding there
     empty, *rows = clip.tokenizer(['', *long], context_length=n+1)
     if cut := [t for t, row in zip(long, rows) if row[n] != empty[n]]: warn_user(
         f"{clip.name} reads no more than {n} tokens, start and end included. Cut short: {first_few(cut)}.")
@@ -96,11 +97,12 @@ def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     if len(texts) < MANY: return clip.encode_text(texts)
     if not keep: return clip.encode_text(texts, progress=True)
     model, ids = clip.model, torch.as_tensor(clip.tokenizer(texts))
+    # the key of the cache: all that the embeddings follow from
     layers = [(n, str(m)) for n, m in model.named_children() if n != 'visual']
     weights = {k: t for k, t in model.state_dict().items() if not k.startswith('visual.')}
     folder = cache_entry('texts', [__version__, open_clip.__version__, layers, clip.config, state_hash(weights),
                                    state_hash(dict(ids=ids)), token_table(model).weight.device.type])
-    kept = open_entry(folder)
+    kept = open_entry(folder) # None if these texts are new, or nothing is to be kept
     if kept: return torch.from_numpy(kept.data.reshape(len(kept), -1).copy()).to(clip.device)
     rows = clip.encode_text(texts, progress=True)
     if rows.dtype == torch.float32: write_entry(folder, rows.cpu().numpy(), name=f'prompts for {clip.name}')
@@ -115,7 +117,7 @@ def zeroshot_head(
 ): # `ClassificationHead`, weight (n_classes, dim): unit-norm rows × logit scale
     "Linear head whose rows are the averaged embeddings of each class's prompts"
     names, templates = find_classnames(classnames), find_templates(templates)
-    texts = [text for name in names for text in prompts(name, templates)]
+    texts = [text for name in names for text in prompts(name, templates)] # those of the first class come first
     if all(name.strip().isdecimal() for name in names):
         python = "give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the folders"
         warn_user(f'The class names are numbers ({first_few(names)}): prompts such as {texts[len(templates)-1]!r} name '
