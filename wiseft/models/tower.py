@@ -68,6 +68,7 @@ def split_head(
         layer, trunk = module.get_submodule(names[-1]), without_layer(module, names[-1])
         features = trunk(x)
         fits = isinstance(features, torch.Tensor) and features.shape == (len(x), layer.in_features)
+        # the layer is a head if it makes the module's logits of what the trunk gives
         if fits and (layer(features)-logits).abs().max() <= 1e-4*logits.abs().max():
             return trunk, names[-1], layer.in_features
     return module, '', logits.shape[1]
@@ -82,7 +83,7 @@ def read_transform(
         if not {'size', 'mean', 'std'} <= set(transform): raise ValueError(
             f'The transform is {transform}. Give a dict with size, mean and std.')
         return ClipTransform(transform)
-    steps = {type(s).__name__: s for s in getattr(transform, 'transforms', [])}
+    steps = {type(s).__name__: s for s in getattr(transform, 'transforms', [])} # of a `Compose`, by class
     if hasattr(transform, 'resize_size'): # a preset of torchvision
         settings = _preprocess_cfg(transform.resize_size, transform.crop_size, transform.interpolation,
                                    transform.mean, transform.std)
@@ -92,23 +93,24 @@ def read_transform(
         settings = _preprocess_cfg(resize.size, crop and crop.size, resize.interpolation, mean, std)
     else: return OwnTransform(transform)
     ours = ClipTransform(settings)
+    # other steps may lie in between: do both make the same of a picture of noise?
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     a, b = (t(Image.fromarray(noise)) for t in (ours, transform))
     are_equal = a.shape == b.shape and torch.allclose(a, b, atol=1e-3)
     return ours if are_equal else OwnTransform(transform)
 
-def _preprocess_cfg(resize, crop, interpolation, mean, std): # of open_clip
+def _preprocess_cfg(resize, crop, interpolation, mean, std): # open_clip's; sizes are numbers or sequences, crop or None
     "A resizing, a crop, and a normalization of torchvision in the terms of open_clip"
     def number_or_pair(size):
         if isinstance(size, int): return size
         return size[0] if len(size) == 1 else list(size)
     resize, size = number_or_pair(resize), number_or_pair(crop or resize)
-    squash = isinstance(resize, list)
+    squash = isinstance(resize, list) # (height, width): the sides are scaled apart; a number is the short side's
     new = dict(size=size, mode='RGB', mean=list(map(float, mean)), std=list(map(float, std)),
                interpolation=getattr(interpolation, 'value', interpolation), # of torchvision's `InterpolationMode`
                resize_mode='squash' if squash else 'shortest')
     side = max(size) if isinstance(size, list) else size
-    if squash or resize == side: return new
+    if squash or resize == side: return new # nothing is cropped but the longer side
     new['crop_pct'] = side/resize
     if math.floor(side/new['crop_pct']) != resize: new['crop_pct'] = side/(resize+.5) # `ClipTransform` rounds down
     return new
@@ -128,9 +130,11 @@ def image_model(
     cls = type(module)
     name = name or cls.__name__
     clip_transform = read_transform(transform)
+    # the head is found with two pictures of noise
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     images = torch.stack([clip_transform(Image.fromarray(picture)) for picture in noise])
     trunk, layer, dim = split_head(module, images)
+    # `kind`: by it a saved folder rebuilds a model of torchvision, or names the class whose module it needs
     kind = name if name.startswith(TORCHVISION) else f'{cls.__module__}.{cls.__qualname__}'
     config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer))
     if isinstance(clip_transform, OwnTransform):
@@ -139,7 +143,7 @@ def image_model(
                   'normalization: it is used as it is, image by image, without a cache, and training makes no crops '
                   'of its own.')
     clip = _trunk_as_clip(trunk, config, clip_transform, name, device)
-    if layer:
+    if layer: # its name; '' without a head
         last = module.get_submodule(layer)
         clip.own_head = ClassificationHead(last.weight, last.bias, normalize=False).to(clip.device)
     return clip
@@ -151,11 +155,12 @@ def _trunk_as_clip(trunk, config, transform, name, device): # `Clip`
     provenance = dict(source=name, file=None, sha256=state_hash(trunk.state_dict()))
     model = ImageModel(OwnTower(trunk)).to(best_device(device)).eval()
     size = transform(Image.new('RGB', (64, 64))).shape[1:]
-    settings, train_transform = dict(mean=[0.]*3, std=[1.]*3), transform
+    settings, train_transform = dict(mean=[0.]*3, std=[1.]*3), transform # of an `OwnTransform`, which normalizes itself
     if isinstance(transform, ClipTransform):
         settings, train_transform = transform.settings, crop_transform(transform.settings | dict(size=max(size)))
     preprocess = settings | dict(size=size)
-    return Clip(model, None, transform, train_transform, name, None, config, preprocess, provenance)
+    return Clip(model, tokenizer=None, transform=transform, train_transform=train_transform, name=name, pretrained=None,
+                config=config, preprocess=preprocess, provenance=provenance)
 
 # %% ../../nbs/api/models/10_tower.ipynb #7c0a0004
 def as_clip(
@@ -171,6 +176,7 @@ def as_clip(
         f'Expected a Clip from load_clip, a model of open_clip, or an image model with its transform; got '
         f'{type(model).__name__}.')
     if hasattr(model, 'visual') and hasattr(model, 'encode_text'): return _from_open_clip(model)
+    # timm's models say in `pretrained_cfg` how their images are transformed
     if transform is None and not getattr(model, 'pretrained_cfg', None): raise TypeError(
         f'A {type(model).__name__} does not say how its images are transformed. linear_probe(…, transform=…) '
         'takes one, PIL image -> (3, height, width) tensor. Without a text tower there is no zero-shot head.')
@@ -190,20 +196,22 @@ def timm_preprocess(
 
 def _from_open_clip(model): # `Clip`
     "A model of open_clip as a `Clip`; the model is used, not copied"
-    settings, table = model.visual.preprocess_cfg, token_table(model).weight
+    settings, table = model.visual.preprocess_cfg, token_table(model).weight # (vocabulary, width)
     size = settings['size'] if isinstance(settings['size'], int) else settings['size'][-1]
     def layers_and_shapes(m): return repr(m), {k: t.shape for k, t in m.state_dict().items()}
     for name in open_clip.list_models(): # which one has its layers?
         config = open_clip.get_model_config(name)
         vision, text = config['vision_cfg'], config['text_cfg']
+        # sizes first (with open_clip's defaults): building an architecture takes time
         if vision.get('image_size', 224) not in (size, [size, size]) or 'hf_model_name' in text: continue
         if (text.get('vocab_size', 49408), text.get('width', 512)) != table.shape: continue
         with quiet(), torch.device('meta'):
             other = open_clip.create_model(name, load_weights=False, device='meta')
         if layers_and_shapes(model) == layers_and_shapes(other):
             provenance = dict(source=name, file=None, sha256=state_hash(model.state_dict()))
-            return Clip(model.eval(), open_clip.get_tokenizer(name), ClipTransform(settings), crop_transform(settings),
-                        name, None, config, settings, provenance)
+            return Clip(model.eval(), open_clip.get_tokenizer(name), transform=ClipTransform(settings),
+                        train_transform=crop_transform(settings), name=name, pretrained=None, config=config,
+                        preprocess=settings, provenance=provenance)
     raise ValueError(
         'This model has the layers of none of open_clip. Load it by its name and its weights: '
         'load_clip(ARCHITECTURE, FILE).')
@@ -234,10 +242,11 @@ def read_image_model(
     try:
         config, settings = content['model_cfg'], content['preprocess_cfg']
         vision = config['vision_cfg']
-        kind, layer = str(vision['module']), vision['head']
+        kind, layer = str(vision['module']), vision['head'] # class or torchvision's name; name of the head ('': none)
     except (KeyError, TypeError) as e: raise BadFile(
         f"{where} doesn't say which module it was ({why_failed(e)}). Copy the folder again.") from e
     check_preprocess_cfg(settings, where)
+    # what the folder doesn't hold has to be given: a module, a transform
     if module is None and not kind.startswith(TORCHVISION): raise ValueError(
         f"The weights are those of a {kind}, which only its own program can make. "
         + python_or_shell('Make one, and give it: load_classifier(FOLDER, module=MODULE).',
@@ -247,6 +256,7 @@ def read_image_model(
         'load_classifier(FOLDER, module=MODULE, transform=TRANSFORM).')
     path = where.with_name(own_weights)
     state = TensorFile(path).read()
+    # the saved weights are the trunk's: those of a given module are replaced, its head is left out
     try:
         if module is None: module = torchvision.models.get_model(kind.removeprefix(TORCHVISION), weights=None)
         trunk = without_layer(module, layer)
@@ -280,8 +290,8 @@ def tower_blocks(
     "Blocks of an image tower, each the outermost module that holds all tensors of the block and no others"
     positions, blocks = tower_positions(visual), []
     for block in sorted({p for p in positions.values() if p.in_block}):
-        paths = [name.split('.')[:-1] for name, p in positions.items() if p == block]
-        shared = commonprefix(paths)
+        paths = [name.split('.')[:-1] for name, p in positions.items() if p == block] # modules, from the outermost
+        shared = commonprefix(paths) # ['transformer', 'resblocks', '0'], for example; works on lists, too
         modules = ['.'.join(shared[:i]) for i in range(1, len(shared)+1)] # the outermost first
         others = [name for name, p in positions.items() if p != block]
         alone = [m for m in modules if not any(name.startswith(f'{m}.') for name in others)]
