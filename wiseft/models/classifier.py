@@ -138,7 +138,7 @@ def zeroshot_classifier(
     templates = find_templates(usual_templates(clip) if templates is None else templates)
     head = zeroshot_head(clip, classnames, templates)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # of names that repeat: said by the line above
+        warnings.simplefilter('ignore') # of names that repeat: `zeroshot_head` said it
         names = find_classnames(classnames)
     return ImageClassifier(clip, head, names, templates, alpha=0.)
 
@@ -229,7 +229,8 @@ def check_averageable(self:ImageClassifier,
     for other in others: check_pair(self, other)
     classifiers = [self, *others]
     trained_heads = [c for c in classifiers if not c.head_from_text and c.alpha != 0]
-    if trained_heads and any(c.head_from_text for c in classifiers): raise ValueError( # it would be lost
+    # an average with a fine-tuned text tower builds its head from that: a trained one would be lost
+    if trained_heads and any(c.head_from_text for c in classifiers): raise ValueError(
         f'The head of one classifier ({trained_heads[0].tuning}) was trained, and another one has its head from a '
         'fine-tuned text tower: there is no average of the two. Average classifiers whose text towers trained with '
         'one another, and with a zero-shot classifier.')
@@ -249,6 +250,7 @@ def averaged(self:ImageClassifier,
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
+    # how it was fine-tuned: as the last parent, for the initial model comes first
     new.recipe = {k: v for k, v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
     if how: new.recipe['merge'] = how
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
@@ -267,7 +269,7 @@ def save(self:ImageClassifier,
         else: write_clip(self.clip, tmp)
         write_state_dict(self.head.state_dict(), tmp/'head.safetensors')
         if precision: round_files(tmp, precision)
-        for name, content in self.beside.items():
+        for name, content in self.beside.items(): # a search's table, a merge's tensors
             if name.endswith('.csv'): content.to_csv(tmp/name, index=False)
             elif isinstance(content, str): (tmp/name).write_text(content, encoding='utf-8')
             else: write_state_dict({k: torch.as_tensor(t) for k, t in content.items()}, tmp/name)

@@ -41,13 +41,15 @@ def load_classifier(
     if (folder/ADAPTER).is_file(): return _classifier_from_adapter(folder, base)
     card = read_card(folder)
     precision = precision or card['precision']
-    if (folder/own_config).exists():
+    if (folder/own_config).exists(): # of `image_model`; else a CLIP in open_clip's layout
         config, clip = own_config, read_image_model(folder, module, device, transform)
         if precision in HALF_DTYPES: clip.model.visual.to(HALF_DTYPES[precision])
     else: config, clip = config_name, load_clip(f'local-dir:{folder}', precision=precision, device=device)
     head_state = read_state_dict(folder/'head.safetensors')
+    # each file has the SHA-256 of the card; that of the tower's weights was computed when they were read
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
     for name in config, 'head.safetensors': check_saved(card, folder/name, sha256_file(folder/name))
+    # the CLIP that it was fine-tuned from, in place of the folder
     clip.name, clip.pretrained = card['clip']['name'], card['clip'].get('pretrained')
     clip.provenance = {k: v for k, v in card['clip'].items() if k not in ('name', 'pretrained')}
     normalize = (card.get('head') or {}).get('normalise') is not False
@@ -57,7 +59,7 @@ def load_classifier(
         c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
     except (TypeError, ValueError) as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
-    # others are rounded on the way
+    # in other precisions, loading rounds the weights, and hashes differ
     if c.precision == card['precision'] == 'fp32' and c.hash != card['hash']: raise BadFile(
         f"{folder} holds other weights than were saved: their hash is {c.hash[:12]}…, and its wiseft.json says "
         f"{card['hash'][:12]}…. Copy the folder again.")
@@ -79,12 +81,12 @@ def _classifier_from_checkpoint(path, base, classnames, device, precision): # `I
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
     if classnames is None: classnames = [f'class {i}' for i in range(len(head.weight))]
     c = ImageClassifier(clip, head, find_classnames(classnames), alpha=1., recipe=recipe)
-    if base is None: return c
+    if base is None: return c # `load_clip` read the file's own towers
     if not parts.clip:
         print(f'{path.name} has no image tower. The image tower is that of {base.name}.')
         return c
     _check_text_tower(parts, base)
-    c = c.copy()
+    c = c.copy() # `base` keeps its weights
     fill_tower(c.clip, parts)
     if base.tokenizer and not parts.has_text: print(
         f'{path.name} has no text tower. The text tower is that of {base.name}.')
@@ -105,6 +107,7 @@ def _steps_of_adapter(adapter, where, device, siglip): # dict name of a weight o
     "What an adapter adds to the weights of a CLIP, whether it has the names of open_clip or of transformers"
     steps = adapter.steps(device)
     if adapter.model == 'VisionTransformer': return {f'visual.{k}': t for k, t in steps.items()} # a tower alone
+    # open_clip's names? (timm's have `.mlp.fc` too, but in `blocks.`)
     if not any('.self_attn.' in k or ('.mlp.fc' in k and 'blocks.' not in k) for k in steps): return steps
     steps = {f'vision_model.{k}' if k.startswith('encoder.') else k: t for k, t in steps.items()}
     for k, t in list(steps.items()): # queries, keys and values become one matrix: zeros for those that don't change
@@ -123,15 +126,16 @@ def _classifier_from_adapter(folder, base): # `ImageClassifier`
         raise ValueError(f'{folder} holds an adapter. Give the classifier (not only the CLIP) that it changes: '
                          f'{merged}, or base_model in a recipe.')
     adapter = read_adapter(folder)
-    siglip = hasattr(getattr(base.visual, 'trunk', None), 'attn_pool')
+    siglip = hasattr(getattr(base.visual, 'trunk', None), 'attn_pool') # its image tower is timm's
     planned = _steps_of_adapter(adapter, folder, 'meta', siglip) # shapes alone: the matrices may be large
-    shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()}
+    shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()} # of all that changes
     changes_text = any(not k.startswith(('visual.', 'head.')) for k in shapes)
     new = (base.with_text() if changes_text else base).copy()
     state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()} # the tensors of `new` themselves
+    # a head that is built from the text tower is no place for changes
     if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
     _check_places(adapter, folder, shapes, state, base.clip.name)
-    for k, step in _steps_of_adapter(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k])
+    for k, step in _steps_of_adapter(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k]) # in place
     for k, t in adapter.head.items(): state[k].copy_(t)
     for k in shapes:
         if not state[k].isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')
