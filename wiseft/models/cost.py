@@ -62,9 +62,10 @@ def training_memory(
         if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval() # statistics stand still, as in `clip_learner`
     if grad_checkpointing: tower.set_grad_checkpointing(True)
     size = tower.image_size if isinstance(tower.image_size, tuple) else (tower.image_size,)*2
+    # a step on tensors that have sizes and no memory; `memory` counts their bytes
     with FakeTensorMode(allow_non_fake_inputs=True), _Memory() as memory:
-        tower.to_empty(device='cpu') # sizes without memory
-        adamw = [torch.empty(2, *p.shape) for p in tower.parameters()] # noqa: F841
+        tower.to_empty(device='cpu')
+        adamw = [torch.empty(2, *p.shape) for p in tower.parameters()] # two averages per weight  # noqa: F841
         images, _ = torch.empty(2, accumulate*batch_size, 3, *size) # the next batch is on its way
         for part in images.split(batch_size)[:2]: # from the second on, gradients are there in the forward pass
             with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): features = tower(part)

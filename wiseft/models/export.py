@@ -115,6 +115,7 @@ def export_onnx(
         # notes of torch on each step: which line of which file of this machine it comes from
         parts = [*model.graph.node, *model.graph.value_info, *model.graph.initializer]
         for part in parts: part.ClearField('metadata_props')
+        # ours: class names, preprocessing, hash, …
         for name, text in export_metadata(classifier).items(): model.metadata_props.add(key=name, value=text)
         with open(tmp, 'wb') as f: f.write(model.SerializeToString())
     return Path(path)

@@ -59,15 +59,16 @@ def load_vision(
     if '_conv_stem.weight' in state: # EfficientNet-PyTorch's names, in timm's order
         state = dict(zip(model.state_dict(), state.values(), strict=True))
     dim, head_name = model.get_classifier().in_features, model.pretrained_cfg.get('classifier')
-    # how it makes one vector of its features, as open_clip says it
+    # how it makes one vector of its features, as open_clip says it: 'avg', 'token', …; a text or a module's attribute
     pool = getattr(model, 'global_pool', None) or getattr(getattr(model, 'head', None), 'global_pool', None)
     if not isinstance(pool, str): pool = getattr(pool, 'pool_type', 'avg')
     pictures = timm_preprocess(model)
     vision = dict(timm_model_name=name.partition('.')[0], timm_pool=pool, timm_proj='none',
                   image_size=pictures.pop('size'))
+    # weight and bias of the head leave the state dict; what stays is the tower's, under the names of a CLIP in `Source`
     head = {k: state.pop(f'{head_name}.{k}') for k in ('weight', 'bias') if f'{head_name}.{k}' in state}
-    source = Source(dict(embed_dim=dim, vision_cfg=vision), pictures, Path(file) if file else None, name,
-                    state={f'visual.trunk.{k}': t for k, t in state.items()})
+    source = Source(dict(embed_dim=dim, vision_cfg=vision), preprocess=pictures, weights=Path(file) if file else None,
+                    origin=name, state={f'visual.trunk.{k}': t for k, t in state.items()})
     clip = open_source(source, 'fp32', best_device(device), name, file and str(file))
     if head: clip.own_head = ClassificationHead(**head, normalize=False).to(clip.device)
     return clip
@@ -85,7 +86,7 @@ def image_classifier(
     head = clip.own_head
     if head is None: raise ValueError(
         f'{clip.name} has no head of its own. Train one on its features: linear_probe(model, classnames, images).')
-    if isinstance(rows, dict): rows = [rows[name] for name in names]
+    if isinstance(rows, dict): rows = [rows[name] for name in names] # class name → row
     rows = list(range(len(head.weight)) if rows is None else rows)
     bias = None if head.bias is None else head.bias[rows]
     chosen = ClassificationHead(head.weight[rows], bias, normalize=False)
