@@ -95,7 +95,7 @@ MANY = 1000 # texts; fewer are embedded sooner than looked up
 def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     "Embeddings of texts, cached if there are many"
     if len(texts) < MANY: return clip.encode_text(texts)
-    if not keep: return clip.encode_text(texts, progress=True)
+    if not keep: return clip.encode_text(texts, progress=True) # of a text tower that trains: needed only once
     model, ids = clip.model, torch.as_tensor(clip.tokenizer(texts))
     # the key of the cache: all that the embeddings follow from
     layers = [(n, str(m)) for n, m in model.named_children() if n != 'visual']

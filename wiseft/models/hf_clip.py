@@ -278,7 +278,7 @@ def read_hub_folder(
         "AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER, max_shard_size='1TB').")
     state, siglip = read_checkpoint(path).state, kind in SIGLIP_KINDS
     try:
-        state = from_transformers(state, siglip)
+        state = from_transformers(state, siglip) # open_clip's names and shapes, from which the settings follow, too
         model_cfg = _siglip_config(config, state) if siglip else _clip_config(config, state)
         preprocess = _read_preprocess(where.parent)
     except Exception as e: # of torch or of Python: the files decide which

@@ -136,7 +136,7 @@ def _classifier_from_adapter(folder, base): # `ImageClassifier`
     if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
     _check_places(adapter, folder, shapes, state, base.clip.name)
     for k, step in _steps_of_adapter(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k]) # in place
-    for k, t in adapter.head.items(): state[k].copy_(t)
+    for k, t in adapter.head.items(): state[k].copy_(t) # the trained values, not a change
     for k in shapes:
         if not state[k].isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')
     new.alpha, new.parents, new.metrics, new.beside = 1., [], {}, {}
@@ -144,7 +144,7 @@ def _classifier_from_adapter(folder, base): # `ImageClassifier`
     return new.rebuild_head().eval()
 
 def _check_places(adapter, folder, shapes, state, name):
-    "BadFile unless each change has its place in a classifier, and one only"
+    "BadFile unless each change (name → shape) has its place in a classifier's `state`, and one only"
     for k, shape in shapes.items():
         there = tuple(state[k].shape) if k in state else 'not there'
         if there != shape: raise BadFile(
