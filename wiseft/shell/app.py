@@ -53,7 +53,7 @@ def show_table(frame, title:str|None=None):
     "Print a DataFrame as a table, without its index"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame:
-        numbers = frame[c].dtype.kind in 'iuf'
+        numbers = frame[c].dtype.kind in 'iuf' # integers, floats
         table.add_column(_escaped(str(c)), justify='right' if numbers else 'left', overflow='fold')
     for row in frame.itertuples(index=False):
         cells = []
@@ -87,13 +87,17 @@ _TYPER_ERRORS = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # t
 _EXPECTED = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
 
 @contextmanager
-def _errors_in_one_line(stopped, called):
+def _errors_in_one_line(
+    stopped, # sentence about what is left after Ctrl-C
+    called, # option -> its name in this command
+):
     "Turn errors into one line and an exit code, and Ctrl-C into the given line"
     try:
+        # kill ends it as Ctrl-C does; messages say `--alpha 0.5`, not `alpha=0.5`
         with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
             if not _debug: warnings.showwarning = _warned
             yield
-    except KeyboardInterrupt as e: _exit(e, f'stopped: {stopped}', 130)
+    except KeyboardInterrupt as e: _exit(e, f'stopped: {stopped}', 130) # as shells number it
     except Exception as e:
         if _debug or isinstance(e, _TYPER_ERRORS): raise
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
@@ -167,7 +171,7 @@ def command(
 ):
     "Make a function a command whose errors are printed as one line"
     def _register(f):
-        name = f.__name__.rstrip('_')
+        name = f.__name__.rstrip('_') # `finetune_` is `wiseft finetune`
         @functools.wraps(f)
         def _run(*args, **kwargs):
             with _errors_in_one_line(stopped, called):
@@ -180,8 +184,9 @@ def command(
                 _check_inputs(kwargs)
                 return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)
+        # \b: click keeps the line breaks of the next paragraph
         app.command(name, help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
-        return f
+        return f # unwrapped: called from Python it raises its errors
     return _register
 
 # %% ../../nbs/api/shell/00_app.ipynb #157bc5be
@@ -285,14 +290,14 @@ def load_methods(
     import runpy
     from wiseft.base.text import why_failed
     from wiseft.methods.index import all_methods
-    known = all_methods()
+    known = all_methods() # the registry itself: running a file that defines methods adds them
     def plain(name): return ''.join(filter(str.isalnum, name.lower())) # names are compared like this
     ours = {plain(name) for name, m in known.items() if m.__module__.startswith('wiseft.')}
     for file in use or []:
         before = dict(known)
         try: runpy.run_path(str(file))
         except Exception as e: raise ValueError(f'--use {file}: {why_failed(e)}.') from e
-        new = [m for name, m in known.items() if before.get(name) is not m]
+        new = [m for name, m in known.items() if before.get(name) is not m] # added or replaced by this file
         for m in new:
             if plain(m.name) in ours: raise ValueError(
                 f'{file} defines {m.name!r}, which wiseft has already. Give it another name.')
@@ -310,10 +315,11 @@ def load_images(
     from wiseft.data.suites import Suite,folder_suite,is_suite,load_suite
     if reference:
         images = folder_suite(reference, shift or [], classnames=classnames)
-        if images.train and images.test.root == images.train.root: say(
+        if images.train and images.test.root == images.train.root: say( # both are parts of one folder
             f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
         return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')
+    # a single set, or train/validation/test: it is no suite, whose folder has reference/ and shifted sets
     if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames))
     try: return load_suite(suite, classnames=classnames, **options)
     except ValueError as e:
