@@ -55,6 +55,7 @@ def merge_(
     from wiseft.weights.files import MERGEKIT_WORDS
     from wiseft.weights.merge import merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
+    # what to merge and how, as a `Recipe`: from a YAML file in the place of the initial model, or from the options
     from_recipe, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or from_recipe or rule != 'weight-space': load_methods(use) # takes seconds
     if from_recipe:
@@ -66,6 +67,7 @@ def merge_(
     recipe.images = _validation_source(suite, reference) or recipe.images
     if (keep is not None or control) and not (keep is not None and control and auto): raise typer.BadParameter(
         '--keep and --control go together, and with --alpha auto.')
+    # is all there? A dry run says everything that is missing, at once
     if dry_run:
         from wiseft.models.load import load_classifier
         missing = what_is_missing(recipe, partial(load_classifier, device=chosen_device(device)[0]))
@@ -83,10 +85,12 @@ def merge_(
         if not recipe.images: raise ValueError(
             f'{what} needs validation images of the reference. Give --reference, or --suite.')
     if dry_run: return say(f'nothing is missing: {names} can be merged')
+    # merge: folders of classifiers, or .safetensors files of any model
     if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, keep, control)
     else: merge_by_recipe(recipe, output, force=force)
+    # what was done, such as 'merged by weight-space, alpha=0.5'; of mergekit's methods in its words
     if from_recipe: say(f'merged {names}')
-    used, mergekit_name = merge_recipe(recipe.method), recipe.method.mergekit
+    used, mergekit_name = merge_recipe(recipe.method), recipe.method.mergekit # used: name, hyperparameters, `chosen`
     spelling = MERGEKIT_WORDS if mergekit_name else {}
     values = [f'{spelling.get(k, k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
     say(f'merged by {", ".join([mergekit_name or used["name"], *values])}')
@@ -108,12 +112,14 @@ def _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision):
         '--alpha auto chooses between the initial model and one fine-tuned classifier. '
         f'There are {len(finetuned)}: give a number.')
     if method.strength == 'alpha':
+        # auto is replaced later, when the images are loaded
         if alpha in (None, 'auto'): alpha = method.hyperparameters.get('alpha', .5)
         try: method = method.set(alpha=check_alpha(float(alpha)))
         except ValueError: raise typer.BadParameter(
             f'--alpha takes a number such as 0.5, or auto; got {alpha!r}') from None
     elif alpha is not None: raise ValueError(f'{method.name} has no alpha. Leave --alpha out.')
     method = with_settings({'merge': method}, settings)['merge']
+    # fp16 -> float16; '': as the models are
     dtype = next((dtype for dtype, half in HALVES.items() if half == precision), '')
     return Recipe(method, zeroshot, finetuned, dtype)
 
@@ -139,19 +145,22 @@ def _merge_classifiers(recipe, output, device, force, auto, keep, control):
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
         @cache # each is loaded once
         def load(path, base=None): return load_classifier(path, device, base=base)
+        # validation images of the reference
         images = None
         if auto or recipe.method.needs_images:
             source = recipe.images.get('suite') or recipe.images['reference']
             images = suite_of(source, load(recipe.paths[0]).classnames).validation
         if auto:
             base = load(recipe.base)
-            finetuned = load(recipe.finetuned[0], base)
+            finetuned = load(recipe.finetuned[0], base) # an adapter is put into the base
             check_not_swapped(base, finetuned)
+            # most accurate where control sets lose at most `keep` points; or nearest to 0.5 within one standard error
             rule = keeps(keep/100, control) if control else 'nearest'
             recipe.method = recipe.method.set(alpha=choose_alpha(base, finetuned, images, rule, recipe.method))
         elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
         merged = merged_classifier(recipe, output, load, images)
-        if 'trace.csv' in merged.beside: # a search's steps
+        # a search's steps, a row per model: accuracy alone, of the soup before and after, McNemar's p, is it taken?
+        if 'trace.csv' in merged.beside:
             trace = merged.beside['trace.csv']
             trace = in_percent(trace, [c for c in ('alone', 'before', 'after') if c in trace])
             if 'p' in trace: trace['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')

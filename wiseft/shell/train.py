@@ -66,20 +66,21 @@ def zeroshot(
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
         names = _classnames_from_argument(classes, classnames)
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
-        if templates and len(templates) == 1: templates = templates[0]
+        if templates and len(templates) == 1: templates = templates[0] # may name a list, such as openai
         classifier = zeroshot_classifier(clip, names, templates or None)
         example = prompts(classifier.classnames[0], classifier.templates)[-1]
         say(f'classes {first_few(classifier.classnames)}; prompts such as {example!r}')
         classifier.save(tmp)
     wrote(output)
 
-def _classnames_from_argument(classes, classnames): # list
-    "The class names that the argument stands for"
+def _classnames_from_argument(classes, classnames): # list; classnames: file with names for numbered class folders
+    "The class names that the argument stands for: names, a published set, images, or a text file"
     from wiseft.data.labels import holds_images
     from wiseft.data.layouts import FAMILIES,set_classes
     from wiseft.data.prompts import read_classnames
     from wiseft.data.suites import is_suite
     if ',' in classes and not os.path.exists(classes): return [c.strip() for c in classes.split(',')]
+    # shifted sets of ImageNet with classes of their own, besides the suites
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or holds_images(classes):
         return next(iter(sets_of(classes, classnames and read_classnames(classnames)).values())).classnames
@@ -151,7 +152,7 @@ def probe(
     from wiseft.base.distributed import first_writes
     from wiseft.models.vision import load_vision
     device,place = chosen_device(device)
-    with first_writes(output, force, 'classifier') as tmp:
+    with first_writes(output, force, 'classifier') as tmp: # None in all processes but the first
         vision = load_vision(model, weights, device=device)
         suite = _suite_to_train_on(data)
         train = suite.train
@@ -172,7 +173,7 @@ def named_numbers(options:list|None) -> dict: # name -> number
     for text in options or []:
         name, _, number = text.partition('=')
         try: value = int(number) if number.isdigit() else float(number)
-        except ValueError: value = -1
+        except ValueError: value = -1 # refused in the next line
         if not 0 <= value < float('inf'): raise typer.BadParameter(
             f'Expected NAME=NUMBER with a number of at least 0, such as head=10; got {text!r}.')
         values[name] = value
@@ -183,7 +184,7 @@ def with_settings(
     settings:list|None, # as `--set` gives them
 ) -> dict:
     "The methods with these hyperparameters; each goes to the only method that has it"
-    methods, numeric = dict(methods), []
+    methods, numeric = dict(methods), [] # of (hyperparameter that is a number, kind of its method)
     for kind, m in methods.items():
         for name, p in m.parameters.items():
             is_number = type(p.default) in (int, float) or p.annotation in (int, float)
@@ -199,7 +200,9 @@ def with_settings(
 # %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
 _KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
 
-def _methods_from_options(captions, names, use, train, settings): # dict kind -> `Method`; of 'train' also a word
+# as --captions, --method, --use, --train, and --set give them; returns kind -> `Method`, such as 'loss' -> FLYP;
+# of 'train' it may be a word: all, head, last:2
+def _methods_from_options(captions, names, use, train, settings): # dict
     "The methods of a fine-tuning, at most one of a kind, with their hyperparameters"
     from wiseft.base.registry import find_method
     load_methods(use)
@@ -261,15 +264,17 @@ def finetune_(
     methods = _methods_from_options(captions, method, use, train, settings)
     # an initialization is called here and an average is a callback; the others are arguments of `finetune`
     initialize, average = methods.pop('initialization', None), methods.pop('average', None)
-    average = average and average()
+    average = average and average() # a fastai callback, whose `classifier` is the average
     device,place = chosen_device(device, precision)
-    with first_writes(output, force, 'classifier') as tmp:
+    with first_writes(output, force, 'classifier') as tmp: # None in all processes but the first
+        # what it starts from, and the images
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
             suite = _suite_to_train_on(data, initial.classnames)
             images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if initialize: initial = initialize(initial, images, validation)
+        # what is going to happen
         if lr is None: lr = usual_lr(initial)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         if resume and checkpoints:
