@@ -75,21 +75,25 @@ def report(
     several = len(results) > 1
     names = [p.stem for p in results]
     if len(set(names)) < len(names): names = list(map(str, results))
+    # one table, or several as runs, whose column `tuning` then has the name of the run
     tables = {name: read_results(p) for name, p in zip(names, results)}
     table = join_runs(tables) if several else tables[names[0]]
-    recipes = {name: r for p in results for name, r in read_recipes(p).items()}
+    recipes = {name: r for p in results for name, r in read_recipes(p).items()} # by classifier
     if clip_benchmark:
         _for_clip_benchmark(table, recipes, clip_benchmark, force)
         if not output: return
+    # predictions for each image, from files beside the tables
     predictions = {}
     for name, p in zip(names, results):
         file = predictions_file(p)
         predictions[name] = read_predictions(file) if file.exists() else None
         if not file.exists(): say(
             f'no {file}: without predictions for each image the page cannot say whether differences are luck')
+    # which average the page is about
     recipe = None if several else _recipe_to_show(recipes.values())
-    alpha = _alpha_of_report(table, recipe)
+    alpha = _alpha_of_report(table, recipe) # `ChosenAlpha`, a float that knows how it was chosen
     source = suite or reference
+    # of runs: paired comparisons; of one table `write_report` makes these from the predictions, and shows images
     comparisons = answers = images = None
     if several and all(predictions.values()):
         both = compare_runs(predictions, alpha), compare_ends_of_runs(predictions, alpha)
@@ -99,6 +103,7 @@ def report(
         if answers and source: images = evaluated_images(answers, suite, reference, shift, control)
         elif answers: say('no pictures of images whose answers changed: for these give --reference and --shift, or '
                           '--suite, as to sweep')
+    # the title, such as 'iconclip on photos, sketches'
     sets = [str(source) if d == REFERENCE and source else d for d in dataset_order(table) if d not in MEANS]
     title = f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
     output = output or results[0].with_suffix('.html')
@@ -148,7 +153,7 @@ def evaluated_images(
         loaded = load_images(suite, reference, shift, classnames, **options)
     sets = loaded.datasets(split) | control_sets(control)
     files = {d: set(rows.file) for d, rows in evaluated.groupby('dataset', observed=True)}
-    unchanged = {d: images for d, images in sets.items() if set(images.files()) == files.get(d)}
+    unchanged = {d: images for d, images in sets.items() if set(images.files()) == files.get(d)} # by file names
     for d in files:
         if d not in sets: say(f'{d}: no pictures; give it by --shift or --control')
         elif d not in unchanged: say(f'{d}: no pictures; its images are not those that were evaluated')
