@@ -35,7 +35,7 @@ def frontier(
         if d not in set(table.dataset): raise ValueError(
             f'No dataset {d!r} in the table; there are {dataset_order(table)}')
     columns = [*POINT_KEYS,'value','low','high']
-    x, y = (table.loc[table.dataset==d, columns] for d in pair)
+    x, y = (table.loc[table.dataset==d, columns] for d in pair) # on the reference, and on `dataset`
     return labeled(x.merge(y, on=POINT_KEYS, suffixes=('_reference','_shift')))
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #d11ede4b
@@ -103,10 +103,12 @@ def shift_rows(
     check_single(table, POINT_KEYS)
     averaged = (table.method=='weight-space') & np.isclose(table.alpha, alpha)
     rows = labeled(table)[table.method.isin(ENDS) | averaged]
+    # in the legend a label such as 'LoRA weight-space' becomes 'LoRA weights averaged, α = 0.5'
     words = {'weight-space': f'weights averaged, α = {alpha:g}'}
     names = [label.removesuffix(m) + words.get(m, m) for label, m in zip(rows.label, rows.method)]
     methods, tunings = [*INITIAL, 'weight-space', 'fine-tuned'], list(rows.tuning.unique())
-    tuning = rows.tuning.map(tunings.index).where(~rows.method.isin(INITIAL), -1) # the initial model comes first
+    # order: by tuning (-1: the initial model, which comes first), then averaged before fine-tuned
+    tuning = rows.tuning.map(tunings.index).where(~rows.method.isin(INITIAL), -1)
     rows = rows.assign(legend=names, by_tuning=tuning, by_method=rows.method.map(methods.index))
     return rows.sort_values(['by_tuning', 'by_method'], kind='stable').drop(columns=['by_tuning', 'by_method'])
 

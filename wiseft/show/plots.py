@@ -22,12 +22,13 @@ def _color(label): # color
     "Color of a label; a fine-tuned classifier of several has that of its averages"
     return COLORS[re.sub(' fine-tuned$', ' weight-space', label)]
 
-def _draw_frontier(ax, points):
-    "Curves, single points, and their two intervals as crosses."
+def _draw_frontier(ax, points): # points: of `frontier`
+    "A curve over α for each method; single points, and the average at 0.5, with their two intervals as crosses"
     for c in curves(points):
         dots = dict(marker='o', ms=4.5, mec='w', mew=.6) if c.method=='weight-space' else {}
         ax.plot(c.points.value_reference, c.points.value_shift, color=COLORS[c.label], ls=DASHES[c.method], lw=2,
                 zorder=3, label=c.name, **dots)
+    # crosses: horizontal for the reference, vertical for the shift
     middle = points[(points.method=='weight-space') & np.isclose(points.alpha, .5)]
     for row in pd.concat([single_points(points), middle]).itertuples():
         x, y, color, marker = row.value_reference, row.value_shift, _color(row.label), MARKERS[row.method]
@@ -48,6 +49,7 @@ def plot_frontier(
     points = frontier(table, dataset)
     if ax is None: ax = new_figure(7.6, 4.6).subplots()
     _draw_frontier(ax, points)
+    # all values and ends of intervals of either side
     shown = [points.filter(like=side).to_numpy().ravel() for side in ('_reference', '_shift')]
     logit = all(fits_logit(values[~np.isnan(values)]) for values in shown) # both axes alike
     for axis, values in zip((ax.xaxis, ax.yaxis), shown): accuracy_axis(axis, values, logit)
@@ -82,7 +84,7 @@ def plot_alpha(
     axes = _grid(fig, n, cols, sharex=True)
     for ax,name in zip(axes, names): # the curves of a set, with a band, and its end points
         of_set = table[table.dataset==name]
-        for i,c in enumerate(curves(of_set)):
+        for i,c in enumerate(curves(of_set)): # with its end points at α = 0 and 1
             p, color = c.points, COLORS[c.label]
             if i==0: ax.fill_between(p.alpha, p.low, p.high, color=color, alpha=.15, lw=0)
             ax.plot(p.alpha, p.value, color=color, ls=DASHES[c.method], lw=1.8, label=c.name)
@@ -95,7 +97,7 @@ def plot_alpha(
         ax.set(xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
         percent_ticks(ax.yaxis)
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
-    for i,ax in enumerate(axes): ax.tick_params(labelbottom=i+cols >= n)
+    for i,ax in enumerate(axes): ax.tick_params(labelbottom=i+cols >= n) # α where no panel is below
     fig.supxlabel(f'mixing coefficient α   (0 = {initial_name(table)}, 1 = fine-tuned)', fontsize='medium')
     legend_beside(axes)
     return fig
@@ -114,16 +116,18 @@ def plot_shifts(
 ) -> Figure:
     "Accuracy of the zero-shot, averaged and fine-tuned classifier on every set, with 95 % intervals."
     rows, names = shift_rows(table, alpha), dataset_order(table)
-    n, n_sets = rows.label.nunique(), len(names)
+    n, n_sets = rows.label.nunique(), len(names) # classifiers, sets
     fig = new_figure(8, .8+.52*n_sets*max(1, n/3.5))
     ax = fig.subplots()
     for i,(label,r) in enumerate(rows.groupby('label', sort=False)):
         m, color = MARKERS[r.method.iloc[0]], _color(label)
+        # a set is at 0, 1, … from the top; its classifiers lie below each other around it, within 0.69
         y = r.dataset.map(names.index).to_numpy() + .69*(i-(n-1)/2)/n
         low, high = r.low.astype(float), r.high.astype(float)
         ax.hlines(y, low, high, color=color, lw=2, alpha=.5)
         ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=r.legend.iloc[0])
     ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel='Accuracy')
+    # reference and mean in bold, with lines between them and the other sets
     apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
         if t.get_text() in apart: t.set_weight('bold')

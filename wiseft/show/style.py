@@ -92,6 +92,7 @@ def accuracy_axis(
     values = values[~np.isnan(values)]
     name, scale = axis.axis_name, 'logit' if logit and fits_logit(values) else 'linear'
     axis.axes.set(**{f'{name}scale': scale})
+    # limits: a tenth of the range on either side; of nearly equal values a tenth of what 2 points take
     to_scale = axis.get_transform()
     low, high, half, more = to_scale.transform([values.min(), values.max(), .5, .52])
     room = .1*max(high-low, more-half)
