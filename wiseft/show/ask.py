@@ -145,12 +145,14 @@ def ask(
 ) -> Questions:
     "Write a folder with images to label, chosen to compare classifiers"
     if isinstance(pictures, (str, Path)): pictures = [pictures]
+    # name -> what is compared: the two classifiers, or their averages in the order of α
     if alphas is None: classifiers = dict(zip(names, map(member, (zeroshot, finetuned))))
     else:
         averages = members(zeroshot, finetuned, alphas, by=['weight-space']).values()
         averages = sorted(averages, key=lambda m: m.identity['alpha'])
         classifiers = {f'α = {m.identity["alpha"]:g}': m for m in averages}
     with atomic_path(output, force=force, kind='questions') as tmp:
+        # picture: function from the number of a question to its image
         questions, picture = draw_questions(classifiers, pictures, labels, random, **kwargs)
         folder, answers = Path(output), {}
         if (folder/FILE).is_file() and (folder/'labels.csv').is_file(): # labels of an earlier call are kept
@@ -162,8 +164,8 @@ def ask(
         # the page
         shown, classes = [], questions.classnames
         for k, file in enumerate(questions.files):
-            predicted = {classes[codes[k]] for codes in questions.predicted} # by some classifier
-            choices = sorted(predicted) if len(classes) > _ALL else classes
+            predicted = {classes[codes[k]] for codes in questions.predicted} # by each classifier
+            choices = sorted(predicted) if len(classes) > _ALL else classes # buttons
             shown.append(dict(file=file, picture=thumbnail(picture(k), _SIDE), choices=choices))
         data = dict(questions=shown, classes=classes, none=NONE, pool=questions.pool, answers=answers)
         page = html_page('What do these pictures show?', render(_BODY, data=data, script=Markup(_SCRIPT)))

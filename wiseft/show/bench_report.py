@@ -59,7 +59,7 @@ def _accuracies_table(accuracies): # of `Bench.accuracies`
 # %% ../../nbs/api/show/07_bench_report.ipynb #6d2e76b7
 def _plan_table(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "Everything that decides the results: images, models, fine-tunings, intervals, versions"
-    p, suite, unreadable = plan.as_json(), plan.suite, plan.unreadable
+    p, suite, unreadable = plan.as_json(), plan.suite, plan.unreadable # the last: a table, a row per image, or None
     # images
     rows = {'training images': f'{len(suite.train):,}', 'validation images': f'{len(suite.validation):,}'}
     for d, s in suite.datasets().items(): rows[f'test, {d}'] = f'{len(s):,} images'
@@ -133,6 +133,7 @@ _BELOW = '. The numbers are in the tables below.'
 
 def _sections(bench, origin): # yields HTML
     "The sections of a page about a bench, each HTML"
+    # the verdict, then pictures; without entries nothing was finished
     gains, sentences = bench.gains(), bench.sentences()
     drawn = 'groups (families of images that belong together)' if bench.groups else 'images'
     yield render(_BEGINNING, conclusions=bench.conclusions(), warnings=bench.plan.warnings(), drawn=drawn,
@@ -145,11 +146,12 @@ def _sections(bench, origin): # yields HTML
         yield html_figure('control', plot_bench(bench.curves(), gains, 'control'), alt, _KEPT)
     if len(bench.entries) > 1:
         yield html_figure('gains', plot_gains(gains), f'Gains of each method{_BELOW}', _ROWS)
+    # tables
     yield render(_SENTENCES, sentences=sentences)
     yield html_section('Gains', _gains_table(gains))
     if bench.entries:
         yield html_section('Each set', _accuracies_table(bench.accuracies()))
-        # what there was to choose from, best first where it is as good
+        # candidates of each choice; as_good: within one standard error of the best; edge: chosen, at its grid's edge
         choices = bench.choices()
         verdict = choices.as_good.map({True: 'as good as the best', False: ''})
         verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
