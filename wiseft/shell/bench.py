@@ -63,15 +63,18 @@ def bench_(
     load_methods(use)
     names = _names_of_methods(methods)
     say(f'reading {classifier} and all images')
+    # read and plan; the imports take seconds
     from wiseft.bench.run import carry_out, plan_bench
     from wiseft.models.load import load_classifier
     from wiseft.bench.outcome import resampling_units
     device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
     images = load_images(suite, reference, shift, start.classnames)
-    recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
-    plan = plan_bench(images, start, output, names, range(seeds), rates, control=control or (), **recipe)
+    recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False) # of every fine-tuning
+    plan = plan_bench(images, start, output, methods=names, seeds=range(seeds), lrs=rates, control=control or (),
+                      **recipe)
     if groups: resampling_units(plan.suite, groups) # an error if there are none
+    # show what it will take, and do it
     seconds = _show_plan(plan, output, place)
     if budget is not None and seconds > 3600*budget: raise ValueError(
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
@@ -99,13 +102,14 @@ def _write_bench(bench, folder):
     from wiseft.show.bench_plots import plot_bench, plot_gains
     from wiseft.show.bench_report import write_bench_report
     from wiseft.base.files import atomic_path
+    # a row per method, and one per point of each curve over α
     gains, curves = bench.gains(), bench.curves()
     tables = {'gains': gains, 'curves': curves, 'accuracies': bench.accuracies(), 'choices': bench.choices(),
               'costs': bench.costs()}
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
     pictures = {'bench': plot_bench(curves, gains)}
-    if len(bench.entries) > 1: pictures['gains'] = plot_gains(gains)
+    if len(bench.entries) > 1: pictures['gains'] = plot_gains(gains) # there is more than plain fine-tuning
     if 'control' in curves: pictures['control'] = plot_bench(curves, gains, 'control')
     for name, picture in pictures.items():
         for kind in 'png', 'svg':

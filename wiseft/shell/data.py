@@ -24,10 +24,10 @@ def models(
     "List the models that can be loaded: the embedded one, and open_clip's with their weights."
     import pandas as pd
     from wiseft.base.lazy import open_clip_models,open_clip_tables
-    tags = open_clip_tables('pretrained').list_pretrained_tags_by_model
+    tags = open_clip_tables('pretrained').list_pretrained_tags_by_model # function: model -> its weights
     rows = [('iconclip', 'embedded: a small CLIP of icons')]
     rows += [(m, ', '.join(tags(m))) for m in open_clip_models()]
-    rows = [(m, w) for m, w in rows if filter.lower() in m.lower()]
+    rows = [(model, weights) for model, weights in rows if filter.lower() in model.lower()]
     if not rows: raise ValueError(f'There is no model with {filter!r} in its name: `wiseft models` lists all.')
     if not memory: return show_table(pd.DataFrame(rows, columns=['model', 'weights']))
     from wiseft.models.cost import memory_table
@@ -44,6 +44,7 @@ def methods(
     "List the methods of fine-tuning, averaging, merging, and ensembling, or describe one."
     from wiseft.base.registry import KINDS, find_method
     from wiseft.methods.index import listed_methods
+    # name -> fields of `Method`, `what` it does in a line, and its page; read from the files without importing
     known = {m['name']: m | dict(page=_page_address(m)) for m in listed_methods()}
     if use:
         for m in load_methods(use).values(): # the user's own are added
@@ -100,11 +101,13 @@ def data(
     from wiseft.data.decoding import UnreadableImage
     from wiseft.data.hub import hub_address,is_on_hub
     from wiseft.data.layouts import FAMILIES,download_suite
-    source = source and hub_address(source)
+    source = source and hub_address(source) # a control set such as eurosat becomes hf:owner/name
     if download and source and is_on_hub(source): _download_from_hub(source, yes)
     elif download: download_suite(source or '', data_root())
+    # published: all suites, one suite, or one of ImageNet's shifted sets
     if source is None or source in FAMILIES: return _print_published(source)
     if is_on_hub(source) and not source.startswith('hf:'): return _print_published('imagenet', source)
+    # the user's own: count, and open every image
     sets, rows, bad = sets_of(source), [], []
     for (name, split), images in sets.items():
         classes, groups = len(images.classnames)-len(images.missing), len(set(images.groups or []))
@@ -136,10 +139,11 @@ def _print_published(suite, only=None):
     from wiseft.data.hub import CONTROL_ON_HUB
     from wiseft.data.layouts import inventory
     root = data_root()
-    table = inventory(root, suite)
+    table = inventory(root, suite) # a row per set and split; `images`: published number, `found`: here
     if only: table = table[table.set == only]
     if suite is None: _print('icons, the embedded suite, is always there. Below the data root:')
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
+    # one line for all sets in one place
     for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False):
         _print(f'{place}: {how}', soft_wrap=True)
     if suite is None: _print(
