@@ -29,7 +29,7 @@ def frontier(
     dataset:str=MEAN, # a set, or one of the means
 ) -> pd.DataFrame:    # tuning, method, alpha, label, then value, low, high with `_reference` and `_shift`
     "Accuracy on the reference beside accuracy on `dataset`, a row per tuning, method and alpha."
-    check_single(table, POINT_KEYS)
+    check_single(table, POINT_KEYS) # one row for each point and set
     pair = reference_set(table) or 'reference', dataset
     for d in pair:
         if d not in set(table.dataset): raise ValueError(
