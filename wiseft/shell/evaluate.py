@@ -48,16 +48,16 @@ def _evaluate_and_write(
         loaded = load_by_name(classifiers, device)
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
-        evaluated = members(loaded)
+        evaluated = members(loaded) # name -> classifier or ensemble
         images = load_images(suite, reference, shift, classnames, allow_incomplete=allow_incomplete,
-                             training=split=='validation')
+                             training=split=='validation') # ImageNet's training images, of which validation is a part
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
             precision=precision, control=control_sets(control).values())
         show_table(_rows_in_percent(table))
         _say_forgotten_and_precision(table, predictions)
         for doubt in reasons_to_doubt(table, len(classnames)): warn(doubt)
-        write(table, predictions, {n: c.recipe | dict(model=c.clip.name) for n, c in loaded.items()})
+        write(table, predictions, {n: c.recipe | dict(model=c.clip.name) for n, c in loaded.items()}) # architecture
 
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
          'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
@@ -80,7 +80,7 @@ def results_file(output:Path|None, force:bool):
         yield lambda table, predictions, recipes: None
         return
     def write(table, predictions, recipes):
-        if not tmp: return
+        if not tmp: return # of several processes only the first writes
         write_results(table, tmp)
         write_predictions(predictions, beside)
         write_recipes(recipes, recipes_file(output))
@@ -97,6 +97,7 @@ def _rows_in_percent(table): # table
     t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
     if not table.n_skipped.any(): t = t.drop(columns='skipped')
     if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
+    # one metric: its name heads the column; several: a column `metric`, and the numbers under `value`
     is_fraction, several = ~table.metric.isin(UNBOUNDED), table.metric.nunique() > 1
     scale = is_fraction.map({True: 100., False: 1.})
     names = table.metric.where(~is_fraction, table.metric + ' %')
@@ -149,22 +150,25 @@ def sweep_(
     if by: load_methods(use)
     methods = [find_method(name) for name in split_names(by) or ()]
     alphas = split_numbers(alphas)
+    # with ImageNet's training images? Its validation images are a part of them
     training = split == 'validation' or any(m.needs_images for m in methods)
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
+        # recipes: name -> recipe, written beside the table; alpha: the average whose forgetting is reported
         recipes, alpha = {finetuned.name: end.recipe | dict(model=end.clip.name)}, .5
         if averaged:
-            card = read_card(averaged)
+            card = read_card(averaged) # content of its wiseft.json
             if card['parents'] != [start.hash, end.hash]: raise ValueError(
                 f'{averaged} is not an average of these two. --averaged takes what `wiseft merge` made of them.')
             recipes[averaged.name] = card['recipe']
             merge = card['recipe']['merge']
-            if merge.get('chosen'): say(merge['chosen'])
+            if merge.get('chosen'): say(merge['chosen']) # sentences on how α was chosen
             if isinstance(merge.get('alpha'), float): alpha = merge['alpha'] # some merges have one for each tensor
             if card['alpha'] is not None: alphas = [*(DEFAULT_ALPHAS if alphas is None else alphas), card['alpha']]
+        # the table: a row per method, α, and set
         say(f'sweeping {place}')
-        families = dict(by=[m.name for m in methods]) if by else {}
+        families = dict(by=[m.name for m in methods]) if by else {} # by default averages of weights and of outputs
         images = load_images(suite, reference, shift, start.classnames, allow_incomplete=allow_incomplete,
                              training=training)
         table,predictions = sweep(
@@ -216,9 +220,10 @@ def predict_(
     check_ending(output, '.csv')
     device,place = chosen_device(device)
     say(f'classifying {place}')
+    # file, class, probability, class_2, probability_2, …, problem: why it can't be read, else ''
     table = classify(load_classifier(classifier, device), pictures, top)
     for row in table[table.problem != ''].itertuples(): say(f'left out: {row.problem}')
-    if output is None: # the first classes, for a terminal
+    if output is None: # at most the three first classes, for a terminal
         shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
         shares = [c for c in shown if c.startswith('probability')]
         return show_table(in_percent(table.loc[table.problem == '', shown], shares))
@@ -253,6 +258,8 @@ def ask_(
     from wiseft.show.ask import ask
     if answers:
         if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
+        # second call: a, b, difference, low, high, and by how much ten more labels would narrow the interval;
+        # accuracies of the --random pictures; and sentences
         differences,accuracies,about = answered(places[0], answers)
         if len(differences): show_table(
             in_percent(differences.drop(columns='ten_more'), ['difference','low','high'], ', points'),
@@ -263,11 +270,13 @@ def ask_(
         return
     if len(places) < 3 or output is None: raise typer.BadParameter(
         'Give two classifiers, pictures, and -o FOLDER; or a folder that was written like this, and --answers.')
+    # first call: write the folder with the pictures to label
     check_folder(output)
     device,place = chosen_device(device, None)
     say(f'classifying {place}')
     two = load_by_name(places[:2], device)
-    questions = ask(*two.values(), places[2:], output, labels, split_numbers(alphas), random, tuple(two), force)
+    questions = ask(*two.values(), places[2:], output, labels=labels, alphas=split_numbers(alphas), random=random,
+                    names=tuple(two), force=force)
     say(f'the classifiers disagree on {questions.disagree:,} of {questions.n:,} pictures; label these '
         f'{len(questions.files)}')
     say(f'open {output}/index.html in a browser, or fill in {output}/labels.csv')

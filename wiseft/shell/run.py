@@ -20,20 +20,20 @@ from .app import (
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
-def _shell_line(command, given): # text
+def _shell_line(command, given): # text; given: argument of the function -> value
     "A command and its arguments as you would type them; defaults are left out"
     name = command.__name__.rstrip('_')
     words = ['wiseft', name]
     for p in typer.main.get_command(app).commands[name].params:
         value = given.get(p.name)
         if value is None or value == p.default: continue
-        if isinstance(value, bool):
+        if isinstance(value, bool): # `--quick-gelu`, or `--no-quick-gelu`
             words += [p.opts[-1]] if value else p.secondary_opts
             continue
         for v in value if isinstance(value, list) else [value]:
-            if p.param_type_name == 'option': words.append(p.opts[-1])
+            if p.param_type_name == 'option': words.append(p.opts[-1]) # the long one of `--output`, `-o`
             like_option = isinstance(v, (str, Path)) and str(v).startswith('-')
-            words.append(f'./{v}' if like_option else str(v))
+            words.append(f'./{v}' if like_option else str(v)) # a file called -x
     return shlex.join(words)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
@@ -42,8 +42,9 @@ def _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, devic
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
     results, page = output/'results.csv', output/'report.html'
-    common = dict(device=device, force=True)
+    common = dict(device=device, force=True) # given again alone, a command replaces what it wrote
     images = dict(suite=data) if is_suite(data) else dict(reference=data)
+    # the initial classifier: zero-shot, or a vision-only model with a linear probe
     if probe: first, given = train.probe, dict(model=probe, weights=clip['pretrained'], data=data, seed=seed)
     else: first, given = train.zeroshot, dict(classes=data, **clip)
     return [
@@ -63,10 +64,11 @@ def _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, devic
 def _write_commands(output, steps, force):
     "Make the folder and its commands.sh, once; ValueError if a run of other commands is there"
     from wiseft.base.files import atomic_path,tidy
-    lines = [_shell_line(command, given) for command, given, _ in steps]
+    lines = [_shell_line(command, given) for command, given, path in steps]
     text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
     file = output/'commands.sh'
-    if output.is_dir(): tidy(output)
+    # a run is there: the same commands go on; others are refused, unless none of them has written anything
+    if output.is_dir(): tidy(output) # of what a killed process left
     if file.is_file() and not force:
         if file.read_text(encoding='utf-8', errors='surrogateescape') == text: return
         first_step_failed = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'}
@@ -74,8 +76,9 @@ def _write_commands(output, steps, force):
             f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
             f"{option('force', True)}.")
         force = True
-    paths = [path.relative_to(output).as_posix() for *_, path in steps]
-    later = [path if '.' in path else f'{path}/wiseft.json' for path in paths] # also replaced by --force
+    # make the folder; `later` notes which files the steps will write, so that --force knows them as wiseft's
+    paths = [path.relative_to(output).as_posix() for command, given, path in steps]
+    later = [path if '.' in path else f'{path}/wiseft.json' for path in paths] # a file, or a classifier's folder
     later += ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
     with atomic_path(output, force=force, kind='run', later=later) as tmp:
         tmp.mkdir()
@@ -96,9 +99,10 @@ def _check_same_images(folder, data, shift):
     recipe, changed = card['recipe'], []
     try: images = _load_images(data, shift, card['classnames'])
     except FileNotFoundError as e:
-        if not (folder/'averaged'/'README.md').exists(): raise # of the last step
+        if not (folder/'averaged'/'README.md').exists(): raise # the last step, the card, is to be done
         return say(f'the images were not found, and this run is finished: here is its result ({e})')
-    if images.train.fingerprint != recipe['images'].split(',')[0]: changed.append('the training images')
+    trained_on = recipe['images'].split(',')[0] # of 'FINGERPRINT, crops (0.9, 1.0)'
+    if images.train.fingerprint != trained_on: changed.append('the training images')
     if recipe.get('validation_images') not in (None, images.validation.fingerprint):
         changed.append('the validation images')
     if (folder/'results.csv').exists():
@@ -161,6 +165,7 @@ def run(
     from wiseft.base.files import remove_path
     from wiseft.data.prompts import read_classnames
     from wiseft.data.suites import is_suite
+    # arguments, perhaps of a call from Python
     output = Path(output)
     if isinstance(shift, (str, Path)): shift = [shift]
     shift = list(shift) if shift else None
@@ -169,6 +174,7 @@ def run(
     if probe and classnames: raise ValueError(
         f'{option("classnames")} belongs to a CLIP, which reads the names; with {option("probe")} the folders name the '
         'classes: leave it out.')
+    # what is to be done, and whether it can be
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     steps = _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device)
@@ -181,7 +187,7 @@ def run(
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
         'lists them')
-    for step, given, path in steps:
+    for step, given, path in steps: # command, its arguments, what it writes
         if path.exists(): continue
         say(f'\n{_shell_line(step, given)}')
         step(**given)
@@ -211,11 +217,12 @@ def demo(
     from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.show.report import write_report
     from wiseft.stats.table_io import write_results
-    plan = protocol()
-    alpha = plan['alpha']
+    plan = protocol() # written before the test images were used: templates, recipe, alphas, …
+    alpha = plan['alpha'] # of the average: 0.5
     device, place = chosen_device(device, 'bf16')
     with atomic_path(output, force=force, kind='demo') as tmp:
         tmp.mkdir()
+        # trained on few families of icons, tested on others: a narrow reference
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
         zeroshot = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
         say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, '
@@ -225,7 +232,7 @@ def demo(
         say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {n_images:,} images, {len(suite.shifts)} of '
             f'{len(suite.shifts)+1} sets shifted')
         table, predictions = sweep(zeroshot, finetuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'],
-                                   seed=seed)
+                                   seed=seed) # of each image the answer, and for ECE its confidence
         say('3/3 drawing')
         interpolate(zeroshot, finetuned, alpha).save(tmp/'averaged')
         write_results(table, tmp/'results.csv')
