@@ -19,22 +19,24 @@ _SIDES = dict(shifted='Mean accuracy under distribution shift', control='Mean ac
 @styled
 def plot_bench(
     curves:pd.DataFrame, # of `Bench.curves`: method, alpha, reference, shifted
-    gains:pd.DataFrame,  # of `Bench.gains`
+    gains:pd.DataFrame,  # of `Bench.gains`: each method at its chosen α; `arithmetic`: cost (plain: 1)
     side:str='shifted',  # or 'control', where there are such sets
 ) -> Figure:
     "Accuracy under shift, or on control sets, against accuracy on the reference, with a curve per method"
     fig = new_figure(7.2, 5)
     ax = fig.subplots()
-    rows = gains[gains.why==''].set_index('method')
+    rows = gains[gains.why==''].set_index('method') # `why`: reason why a method was left out
     for name, c in curves.groupby('method', sort=False):
+        # the curve over α, from the zero-shot classifier; plain fine-tuning is a broad gray line
         plain, row = name in _BASELINES, rows.loc[name]
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
         line = dict(lw=4, zorder=1) if plain else dict(lw=1.3, zorder=2)
         ax.plot(c.reference, c[side], color=color, **line)
+        # the point that validation images chose, with an area by cost
         mark = dict(marker=_BY_KIND.get(row.kind, 'o'), color=color, edgecolor='w', alpha=.85)
         ax.scatter(row.reference, row[side], 50*row.arithmetic, zorder=3, label=f'{name}{alpha}', **mark)
-    start = curves[curves.alpha==0].iloc[0]
+    start = curves[curves.alpha==0].iloc[0] # the same for all methods
     ax.scatter(start.reference, start[side], 60, 'k', marker='X', zorder=4, label='zero-shot')
     for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves[side])):
         accuracy_axis(axis, values, logit=False)
@@ -48,14 +50,17 @@ def plot_gains(
     gains:pd.DataFrame, # of `Bench.gains`
 ) -> Figure:
     "Points gained over plain averages that are as accurate on the reference, and head to head, with 95 % intervals"
+    # each row has three differences in accuracy, fractions, with intervals. gain: under shift, over the best plain
+    # average that is as accurate on the reference; beyond: on the reference, over all of them, if none is as accurate;
+    # ahead: head to head with the plain average that validation chose
     judged = gains[(gains.why=='') & ~gains.method.isin(_BASELINES)]
-    null = judged[judged.kind=='null']
+    null = judged[judged.kind=='null'] # plain fine-tuning against itself with other seeds
     rows = judged.drop(null.index).sort_values(['beyond', 'gain', 'ahead'])
     fig = new_figure(8.4, 1.2+.23*len(rows))
     left, right = fig.subplots(1, 2, sharey=True)
-    _draw_intervals(left, rows, null, 'gain', 'low', 'high')
-    _draw_intervals(right, rows, null, 'ahead', 'ahead_low', 'ahead_high')
-    for y, beyond in enumerate(rows.beyond):
+    _draw_intervals(left, rows, null, middle='gain', low='low', high='high')
+    _draw_intervals(right, rows, null, middle='ahead', low='ahead_low', high='ahead_high')
+    for y, beyond in enumerate(rows.beyond): # words in place of the gain, which is NaN where this is above 0
         words = f'{100*beyond:.1f} beyond the plain averages' if beyond > 0 else ''
         left.text(.01, y, words, ha='left', va='center', fontsize='small', transform=left.get_yaxis_transform())
     n = len(rows)
@@ -64,8 +69,8 @@ def plot_gains(
     right.set_xlabel('Points ahead, mean of both sides')
     return fig
 
-def _draw_intervals(ax, rows, null, middle, low, high): # names of columns
-    "A dot and its interval for each row, and a band for the null"
+def _draw_intervals(ax, rows, null, middle, low, high): # middle, low, high: names of columns
+    "A dot and its interval for each row, pale where seeds are left out of it, and a band for the null row"
     for _, ends in (100*null[[low, high]]).iterrows(): ax.axvspan(*ends, color='.9', zorder=0)
     ax.axvline(0, color='.5', lw=1, zorder=1)
     points = 100*rows[[low, middle, high]].astype(float)

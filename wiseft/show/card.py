@@ -35,6 +35,7 @@ def write_card(
     table = read_results(results) if isinstance(results, (str, Path)) else results
     merge = card['recipe'].get('merge')
     if not isinstance(merge, dict): merge = {} # a stranger's may be anything
+    # what the template needs; `Markup` is text that is Markdown already, and not escaped
     values = dict(settings=Markup(_hub_settings(card)), name=folder.name, rows=recipe_rows(card),
                   kind=f"{_kind(card)} {merge.get('chosen', '')}".strip(), began=card['clip']['name'],
                   doubts=[], numbers='', picture=False, decision='')
@@ -43,9 +44,10 @@ def write_card(
         first = first_metric(table)
         values |= dict(doubts=reasons_to_doubt(table, len(card['classnames'])), numbers=Markup(compact(first)),
                        metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
+        # an average of weights, about which the predictions beside the table can say whether to keep it
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
         if isinstance(results, (str, Path)) and is_average:
-            values['decision'] = decision_beside(results, card['alpha'], 'chosen' in merge) or ''
+            values['decision'] = decision_beside(results, card['alpha'], chosen='chosen' in merge) or ''
         if values['picture']:
             with atomic_path(folder/'results.png', force=True) as tmp:
                 plot_shifts(first).savefig(tmp, dpi=120, format='png')
@@ -126,13 +128,13 @@ def recipe_rows(
 ) -> list: # of (what, value), both text
     "Rows about a classifier: origin, training, images, duration, versions"
     tower, recipe = card['clip'], dict(card['recipe'])
-    versions = recipe.pop('versions', None)
+    versions = recipe.pop('versions', None) # of the training; else those it was saved with
     versions = versions if isinstance(versions, dict) else card['versions']
     alpha = 'none' if card['alpha'] is None else f"{card['alpha']:g}"
     name = f"{tower['name']} {tower.get('pretrained') or ''}".strip()
     rows = [('tower', name), ('alpha', alpha), ('hash', card['hash'])]
     if card.get('head_from_text'): rows += [('text tower', 'fine-tuned; the head is built from it')]
-    rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])]
+    rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])] # hashes of those it was made from
     rows += [*recipe_lines(recipe), ('versions', in_words(versions))]
     for k, v in card['metrics'].items():
         if isinstance(v, (int, float)): rows.append((k.replace('_', ' '), f'{v:.4g}'))
