@@ -31,7 +31,7 @@ def write_report(
     path:str|Path,                 # HTML file
     title:str='Robust fine-tuning: results',
     comparisons:pd.DataFrame|None=None, # of `compare`, or several concatenated; default those of the predictions
-    alpha:float=0.5,               # of the averaged classifier in headline and pictures, from 0 to 1
+    alpha:float=0.5,               # of the averaged classifier in headline and pictures; may be a `ChosenAlpha`
     force:bool=False,              # replace an existing file
     predictions:KeptPredictions|None=None, # for each image: what changed, and comparisons
     images:dict|None=None,         # dataset -> `ImageSet`: small pictures of what changed
@@ -48,6 +48,7 @@ def write_report(
 # %% ../../nbs/api/show/06_report.ipynb #db529c00
 def _sections(everything, comparisons, alpha, predictions, images, recipe):
     "The page's sections, each HTML"
+    # verdict and pictures are of the first metric; lost: a sentence on control sets
     table, n_classes, lost = first_metric(everything), None, ''
     if predictions is not None:
         n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
@@ -56,6 +57,7 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
                  headlines=_headlines(table, comparisons, alpha))
     for p in pictures(table, alpha):
         yield html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.', p.caption)
+    # tables, and what needs the prediction for each image
     yield from _table_sections(everything, alpha)
     if comparisons is not None: yield _comparison_section(comparisons)
     if predictions is not None:
@@ -69,7 +71,7 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
 # %% ../../nbs/api/show/06_report.ipynb #76530d27
 def headline(
     table:pd.DataFrame,
-    alpha:float=0.5, # of the averaged classifier
+    alpha:float=0.5, # of the averaged classifier; a `ChosenAlpha` says how it was chosen
     comparisons:pd.DataFrame|None=None, # of `wiseft.analysis.paired.compare`, on the same images
 ) -> str:
     "How α was chosen, and which classifier to keep; without comparisons the accuracies"
@@ -82,7 +84,8 @@ def _decision(comparisons, alpha): # None where there is none
 
 def _accuracies_in_words(table, alpha):
     "Accuracies on the reference and under shift in words, as far as the table has them"
-    t, sentences, names = _rows_at_alpha(table, alpha), [], {'weight-space': f'weights averaged (α = {alpha:g})'}
+    t, sentences = _rows_at_alpha(table, alpha), []
+    names = {'weight-space': f'weights averaged (α = {alpha:g})'}
     n_shifts = table.dataset[(table.role=='shift') & (table.dataset!=MEAN)].nunique()
     sides = {reference_set(table): 'On the reference', MEAN: f'On average over {counted(n_shifts, "shifted set")}'}
     for dataset, where in sides.items():
@@ -127,9 +130,9 @@ An <dfn>interval</dfn> of 95&nbsp;% shows how much a number may differ on other 
 def _headlines(table, comparisons, alpha): # yields (text, table of its decision as HTML)
     "One headline, or with several tunings one for each, from its own comparisons"
     tunings = [t for t in table.tuning.unique() if t]
-    for t in tunings if len(tunings) > 1 else ['']:
+    for t in tunings if len(tunings) > 1 else ['']: # '': one headline of all rows
         rows, own = table, comparisons
-        if t:
+        if t: # its rows, and those of the initial model, which has no tuning
             rows = table[table.tuning.isin(['', t])]
             own = None if comparisons is None else comparisons[comparisons.tuning==t]
         text = headline(rows, alpha, own)
@@ -153,7 +156,7 @@ def _table_sections(everything, alpha): # yields HTML
     "The table's numbers, a section for each kind"
     table, metric = first_metric(everything), everything.metric.iloc[0]
     # α as text, so that it stays as short as it was given
-    w = _as_in_pictures(wide(table).reset_index())
+    w = _as_in_pictures(wide(table).reset_index()) # methods in rows, sets in columns
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     yield html_section(f'{metric.capitalize()} in percent', w.rename(columns=dict(alpha='α')))
     # intervals of the pictures' marked points
@@ -161,14 +164,14 @@ def _table_sections(everything, alpha): # yields HTML
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
     if len(t):
         names = (t.tuning + ' ' + t.method).str.strip()
-        names = names.mask(~t.method.isin(ENDS) & (t.alpha != ''), names + ', α = ' + t.alpha)
+        names = names.mask(~t.method.isin(ENDS) & (t.alpha != ''), names + ', α = ' + t.alpha) # not of the two ends
         shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, 'accuracy': 100*t.value,
                               '95 % from': 100*t.low, 'to': 100*t.high})
         yield html_section('Intervals', shown)
     yield from _robustness_section(table, alpha)
     # what was measured besides the first metric
     t = _as_in_pictures(_rows_at_alpha(everything[everything.metric!=metric], alpha))
-    unbounded = t.metric.isin(UNBOUNDED)
+    unbounded = t.metric.isin(UNBOUNDED) # not fractions, such as NLL: not in percent
     names, scale = t.metric.where(unbounded, t.metric+', %'), np.where(unbounded, 1., 100.)
     shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha,
                           'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
@@ -179,6 +182,7 @@ def _robustness_section(table, alpha): # yields HTML
     "Section on effective and relative robustness, if a baseline is known"
     baselines = known_baselines(table)
     if not baselines or not reference_set(table): return
+    # of each row under shift: rho, tau, fit: the baseline's name ('': none for this set), note: why there is no rho
     r = robustness(table, baselines)
     r = _as_in_pictures(_rows_at_alpha(r[r.fit!=''], alpha))
     shown = labeled(r)[['dataset', 'label', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
@@ -195,7 +199,7 @@ _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interv
 
 def _comparison_section(comparisons): # HTML
     "The section about the tables of `compare`"
-    c = comparisons[[k for k in _COMPARISON if k in comparisons]].copy()
+    c = comparisons[[k for k in _COMPARISON if k in comparisons]].copy() # a row per pair of classifiers and set
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in {'value_a','value_b','difference','low','high'} & set(c): c[k] = 100*c[k].astype(float)
     for k in {'p','p_holm'} & set(c): c[k] = c[k].map(p_value)
@@ -209,12 +213,13 @@ _MOST_CLASSES = 40 # rows of the table
 
 def _class_section(predictions, alpha): # yields HTML
     "The section about the classes of the reference"
+    # a row per class, the least accurate average first: n, then accuracy of each classifier by its method
     t = accuracy_by_class(predictions, alpha)
-    ends = find_ends(predictions, alpha)
+    ends = find_ends(predictions, alpha) # method -> columns that pick its predictions
     if 'weight-space' not in t or len(ends) < 2: return
     words = {}
     for m, which in ends.items():
-        [f1] = score(reference_rows(predictions.frame(**which)), ['macro-F1']).value
+        [f1] = score(reference_rows(predictions.frame(**which)), ['macro-F1']).value # of a table with one row
         words[m] = f'{NAMES.get(m, m)} {100*f1:.1f} %'
     shown = pd.concat([t.n, 100*t.drop(columns='n').rename(columns=lambda m: f'{NAMES.get(m, m)}, %')], axis=1)
     shown = shown.rename(columns=dict(n='images')).rename_axis('class').reset_index()
@@ -251,7 +256,7 @@ _SET = """<h3>{{ name }}</h3>
 {% endfor %}
 </ul>"""
 
-def _card_fields(file, images, good, label, answers): # answers: (classifier, answer, its confidence) each
+def _card_fields(file, images, good, label, answers): # answers: (classifier, answer, its confidence or None) each
     "Fields of a card of `_SET`: an image, if its set is given, and the answers of classifiers; green if it is good"
     answers = [(c, a, '' if pd.isna(p) else f' ({100*p:.0f}\N{NO-BREAK SPACE}%)') for c, a, p in answers]
     picture = file
@@ -274,14 +279,16 @@ shown.</p>
 
 def _change_sections(predictions, alpha, images): # images: set name -> `ImageSet`, or {}; yields HTML
     "The section about single images, set by set"
+    # a row per image and end (zero-shot, fine-tuned) of which only the average is right (`gained`), or only the end;
+    # before, sure_before: the end's answer and confidence; after, sure_after: the average's
     changed = changed_images(predictions, alpha)
     if not len(changed): return
     yield render(_CHANGED, alpha=f'{alpha:g}', images=images)
     evaluated = predictions.images
-    changed = changed[changed.dataset.isin(evaluated.dataset[evaluated.role!='control'])]
-    some, sizes = some_changes(changed), evaluated.dataset.value_counts()
+    changed = changed[changed.dataset.isin(evaluated.dataset[evaluated.role!='control'])] # those have a section below
+    some, sizes = some_changes(changed), evaluated.dataset.value_counts() # images to show, and sizes of the sets
     for d, rows in changed.groupby('dataset', sort=False, observed=True):
-        pictures, counts = images.get(d), []
+        pictures, counts = images.get(d), [] # None: the set isn't given
         for end, r in rows.groupby('end', sort=False, observed=True):
             gained = int(r.gained.sum())
             counts.append(f'{gained:,} right that {end} gets wrong and {len(r)-gained:,} wrong that {end} gets right')
@@ -299,15 +306,16 @@ most confident ones are shown.</p>"""
 
 def _forgotten_sections(predictions, alpha, images): # yields HTML
     "Section on control sets: images that the initial model gets right and the fine-tuned one doesn't"
+    # a row per image; after, sure_after: the fine-tuned one's answer; averaged, back: the average's, and is it right?
     forgotten, sizes = forgotten_images(predictions, alpha), predictions.images.dataset.value_counts()
     if not len(forgotten): return
     yield render(_FORGOTTEN)
-    averages = 'back' in forgotten
+    averages = 'back' in forgotten # is there an average?
     for d, rows in forgotten.groupby('dataset', sort=False, observed=True):
         about = f'Of {sizes[d]:,} images {len(rows):,} were forgotten'
         if averages: about += f', of which the average (α = {alpha:g}) gets {rows.back.sum():,} right again'
         cards = []
-        for r in rows.head(12).itertuples():
+        for r in rows.head(12).itertuples(): # the most confident ones
             answers = [('fine-tuned', r.after, r.sure_after)]
             if averages: answers.append(('averaged', r.averaged, None))
             cards.append(_card_fields(r.file, images.get(d), averages and r.back, r.label, answers))
