@@ -76,13 +76,14 @@ def pixel_batches(
     "Decoded images in order; ValueError if too many are unreadable"
     if not len(images): raise ValueError(f'{images.name} has no images.')
     source = Pixels(images, transform)
-    if keep: decode_for_all(source, workers, progress)
+    if keep: decode_for_all(source, workers, progress) # sets `source.kept`, if the set can be cached
     if source.kept is not None: workers = 0 # they are in the cache, decoded
     elif workers is None: workers = decoding_workers(images)
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
     feeder = Feeder(partial(_read_batch, source), spans, device, workers)
     def words(): return f'{images.name} (waiting for images: {feeder.waiting:.0%} of the time)'
+    # idx: those of a span that could be read, perhaps none; bad: (index, reason) of the others
     for idx, x, bad in with_progress(feeder, words, images=len(images), progress=progress, later=later):
         skipped += bad
         check_skipped(images, [reason for _, reason in skipped], most_skipped)
@@ -132,8 +133,8 @@ def reuse_memory():
         return
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
     _keeping.append(True)
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)
+    libc.mallopt(M_MMAP_MAX, 0) # large blocks come from the heap, too
+    libc.mallopt(M_TRIM_THRESHOLD, -1) # of which nothing is given back
     try: yield
     finally: # 32 and 64 MiB are what glibc itself arrives at where large blocks come and go; 65536 is its default
         libc.mallopt(M_MMAP_MAX, 65536)
@@ -182,9 +183,9 @@ def each_batch(
         return {d: x.to(d, memory_format=memory_format) for d in devices}
     part_size = even_size # of a batch; halved where memory is short
     for idx, x in pixel_batches(images, two_step, skipped, even_size, device=devices[0], most_skipped=most_skipped,
-                                shared=True, **kwargs):
+                                shared=True, **kwargs): # batches of this process alone
         if images.transformed and 0 in idx: _check_transformed(two_step.normalize(x), transform, images)
-        done = 0
+        done = 0 # images of this batch that `work` had
         while done < len(idx):
             part = slice(done, done+part_size)
             try: result = work(idx[part], on_devices(two_step.normalize(x[part])))
@@ -194,6 +195,7 @@ def each_batch(
             else:
                 done += part_size
                 yield result
+    # unreadable images of all processes, where each knew its own; are they too many together?
     skipped[:] = sorted(chain.from_iterable(from_all_processes(skipped)))
     check_skipped(images, [reason for _, reason in skipped], most_skipped)
 
@@ -219,6 +221,7 @@ def outputs_for_all(
     def of_batch(idx, x): return idx, {name: fetched(f(x[device_of(f)])) for name, f in functions.items()}
     with evaluation_context(functions.values()):
         results = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
+    # (indices, name -> outputs) of the batches of all processes, in the order of the images
     results = sorted(chain.from_iterable(from_all_processes(results)), key=itemgetter(0))
     outputs = {name: torch.cat([of_batch[name] for _, of_batch in results]) for name in functions}
     readable = images.subset([i for idx, _ in results for i in idx])
@@ -303,13 +306,14 @@ def extract_features(
     "Features of all images, in order"
     folder = _features_folder(classifier, images) # None: they are not cached
     entry = open_entry(folder)
-    if all(from_all_processes(entry is not None)):
+    if all(from_all_processes(entry is not None)): # else all compute, as they share the batches
         features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
         return Features(features, torch.as_tensor(images.labels), images)
-    with eval_mode(classifier):
+    with eval_mode(classifier): # `outputs_for_all` sees to that for modules, and is given a method
         outputs, readable, skipped = outputs_for_all(dict(features=classifier.features), images, classifier.transform,
                                              batch_size, workers=workers, progress=progress)
     features = outputs['features']
+    # an entry has a row for each image of the set
     if not skipped and not rank(): write_entry(folder, features.numpy(), name=images.name)
     return Features(features, torch.as_tensor(readable.labels), readable, skipped)
 

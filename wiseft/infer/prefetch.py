@@ -36,11 +36,12 @@ class Feeder:
 
     def __iter__(self):
         self.began, self.waited = perf_counter(), 0.
+        # without a batch size, the loader gives each list of indices to `read` as it is
         loader = DataLoader(self.batches, batch_size=None, num_workers=self.workers, collate_fn=self.read,
                             generator=torch.Generator()) # else it draws from the global one
         reading = iter(loader) # worker processes start here, in the main thread
         with ThreadPoolExecutor(1) as thread:
-            coming = deque(thread.submit(self.fetch, reading) for _ in range(AHEAD))
+            coming = deque(thread.submit(self.fetch, reading) for _ in range(AHEAD)) # futures of the next batches
             while True:
                 start = perf_counter()
                 batch = coming.popleft().result()
