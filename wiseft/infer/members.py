@@ -41,12 +41,13 @@ def control_head(
         'text tower to read them. Leave control sets out, or start from a CLIP.')
     if set(images.classnames) == set(classifier.classnames): warn_user(
         f'{images.name!r} has the classes of the task. A control set is of another task.')
-    trains = getattr(classifier, 'head_from_text', False) # the text tower, whose embeddings never come again
+    trains = getattr(classifier, 'head_from_text', False) # the text tower: its embeddings aren't worth caching
     return zeroshot_head(clip, images.classnames, images.templates or usual_templates(clip), keep=not trains)
 
 # %% ../../nbs/api/infer/02_members.ipynb #82d7f604
 class Member:
     "A function of a batch of images, with its row in tables; a subclass computes it"
+    # it defines `compute` (batch -> logits) and `control` (control set -> `Member`), and most have `features`
     rounded = False # a copy in half precision, to compare with fp32?
     def __init__(self,
         identity:dict,     # the columns of `WHO`
@@ -138,9 +139,9 @@ def member(
         if method is None and alpha is None: raise ValueError(
             f"A {type(classifier).__name__} has neither a method nor an alpha: set its attribute `method`, to "
             "'fine-tuned' or a name of your own.")
-        method = method or {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space')
+        method = method or {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space') # None: alpha says it
     model = at_precision(classifier, precision)
-    identity = dict(
+    identity = dict( # alpha is NaN for a method without one
         classifier=name or default_name(classifier),
         tuning='' if alpha == 0 else getattr(classifier, 'tuning', ''),
         method=method,

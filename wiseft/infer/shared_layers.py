@@ -14,11 +14,12 @@ from torch import nn
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #c97c24e6
 class _Once:
     "Forward function of a layer, with a memory of the last input and output that equal layers share"
+    # memory: the last `input` and `output`, how often each was written to (`versions`), and `misses` in a row
     def __init__(self, forward, memory): self.forward, self.memory = forward, memory
     def __call__(self, x, *args, **kwargs):
         m = self.memory
         has_other_inputs = any(o is not None for o in (*args, *kwargs.values()))
-        if m.misses > 1 or has_other_inputs: return self.forward(x, *args, **kwargs)
+        if m.misses > 1 or has_other_inputs: return self.forward(x, *args, **kwargs) # given up, or not comparable
         if m.output is not None:
             intact = m.versions == (m.input._version, getattr(m.output, '_version', None)) # not written to since
             same = m.input is x or m.input.dtype == x.dtype and torch.equal(m.input, x)
@@ -46,7 +47,8 @@ def shared_layers(
     models # to run on the same batches in turn, without gradients; modules of one architecture are compared
 ): # yields the names of the layers
     "Context in which layers with equal weights in several models compute the same input once"
-    architectures, shared = {}, [] # the second: (name, layers of that name in models where they are equal)
+    # (name, shape) of all tensors -> models; (name, set of layers of that name in models where they are equal)
+    architectures, shared = {}, []
     for m in models:
         if not isinstance(m, nn.Module): continue
         shapes = tuple((k, t.shape) for k, t in m.state_dict().items())
@@ -54,6 +56,7 @@ def shared_layers(
     for alike in architectures.values():
         if len(alike) == 1: continue
         first, *rest = [m.state_dict() for m in alike]
+        # name of a tensor -> whether all of these models have the same values
         same = {k: all(torch.equal(t, state[k].to(t.device)) for state in rest) for k, t in first.items()}
         for name in _same_layers(alike[0], same): shared.append((name, {m.get_submodule(name) for m in alike}))
     for _, layers in shared:
@@ -61,4 +64,5 @@ def shared_layers(
         for layer in layers: layer.forward = _Once(layer.forward, memory)
     try: yield [name for name, _ in shared]
     finally:
+        # the attribute hid the method of the layer's class
         for layer in set().union(*(layers for _, layers in shared)): del layer.forward
