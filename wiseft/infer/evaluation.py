@@ -94,7 +94,7 @@ def evaluate(
     given = members if isinstance(members, dict) else {None: members} # one goes by its own name
     for c in given.values(): check_classifier(c, 'evaluate(classifier, images)')
     members = {n: member(c, n, seed, precision) for n, c in given.items()}
-    suite, datasets = _suite_and_sets(suite, split, control, members)
+    suite, datasets = _suite_and_sets(suite, split, control, members) # the sets by name, with control sets
     _warn_of_training(members, datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else [] # not in the table
@@ -109,7 +109,7 @@ def evaluate(
                                        progress=progress, later=later)
         if images.role == 'control': check_better_than_chance(here, columns[d], images)
     precision_column = _agreement_with_fp32(members, columns, datasets)
-    identities = {n: m.identity | precision_column for n, m in members.items()}
+    identities = {n: m.identity | precision_column for n, m in members.items()} # columns of `WHO`, for tables
     def results():
         _warn_of_copies(members, suite, datasets, progress)
         _warn_of_exchanged_classes(columns, datasets)
@@ -124,6 +124,7 @@ def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, di
     first = next(iter(members.values()))
     suite = Suite.for_evaluation(suite, first.classnames)
     classnames = list(suite.classnames)
+    # 'aside': neither the reference nor a shift, so that no mean over sets has it
     if isinstance(suite, ImageSet): datasets = {suite.name: replace(suite, role='aside')}
     else: datasets = suite.datasets(split)
     # members with the own classes of a shifted set, such as ObjectNet's, are evaluated on that set alone
@@ -142,22 +143,22 @@ def _table_and_predictions(identities, columns, datasets, split, metrics): # res
     for n, who in identities.items():
         of_sets = [columns[d][n] | dict(predicted=positions[d][columns[d][n]['predicted']]) for d in datasets]
         joined = {k: np.concatenate([of_set[k] for of_set in of_sets]) for k in of_sets[0]}
-        members.append((who, joined.pop('predicted'), joined))
+        members.append((who, joined.pop('predicted'), joined)) # the rest are columns of metrics
     tables = [score(prediction_rows(rows, *m), metrics) for m in members]
     return pd.concat(tables, ignore_index=True), KeptPredictions(rows, members)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
 def _agreement_with_fp32(members, columns, datasets): # dict(precision=…); {} if all members are in fp32
     "How often rounded classifiers predict as in fp32, on a sample of the first set, for the table"
-    exact = {n: m.exact() for n, m in members.items() if m.rounded}
+    exact = {n: m.exact() for n, m in members.items() if m.rounded} # the same in fp32
     if not exact: return {}
     d, images = next(iter(datasets.items()))
     n_images = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost much of what bfloat16 saves
-    sample = images.spread(n_images)
-    equal = []
+    sample = images.spread(n_images) # indices
+    equal = [] # of each member (n,) bool, for the images that could be read
     for n, of_sample in columns_per_image(exact, images.subset(sample), progress=False).items():
-        predicted = of_sample['predicted']
-        equal.append((predicted == columns[d][n]['predicted'][sample])[predicted >= 0])
+        in_fp32, rounded = of_sample['predicted'], columns[d][n]['predicted'][sample]
+        equal.append((in_fp32 == rounded)[in_fp32 >= 0])
     equal = np.concatenate(equal)
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
     precision = 'fp16' if fitting == 'fp16' else 'bf16' # a CPU without bf16 imitates it
@@ -203,6 +204,7 @@ _compared = set() # fingerprints of training images and test sets
 def _warn_of_copies(members, suite, datasets, progress):
     "Warn of images that several sets have, and of near-duplicates of training images; say what was not compared"
     for sentence in copies(datasets): warn_user(sentence)
+    # suites that come with the package, unpacked into the cache
     def embedded(images): return images.root is not None and cache_root() in Path(images.root).parents
     datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these have no near-duplicates
     trained = {} # fingerprint of training images -> name of a member that was trained on them
@@ -210,6 +212,7 @@ def _warn_of_copies(members, suite, datasets, progress):
         for module in m.modules:
             recipe = getattr(module, 'recipe', None)
             if recipe: trained.setdefault(recipe.get('images'), m.name)
+    # each combination is compared once, however often it is evaluated
     key = *trained, *(images.fingerprint for images in datasets.values())
     if not datasets or key in _compared: return
     _compared.add(key)

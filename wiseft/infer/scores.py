@@ -139,7 +139,7 @@ def image_rows(
 ) -> pd.DataFrame: # one row per image
     "One row per image: dataset, split, role, file, group, unit, label, data_fingerprint, n_missing"
     names = {d: distinct_names(images.classnames) for d, images in datasets.items()}
-    classes, parts = list(dict.fromkeys(chain.from_iterable(names.values()))), []
+    classes, parts = list(dict.fromkeys(chain.from_iterable(names.values()))), [] # of all sets, each name once
     for d, images in datasets.items():
         groups = images.groups or ['']*len(images)
         parts.append(pd.DataFrame(dict(
@@ -195,9 +195,11 @@ def frame(self:KeptPredictions,
 ) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "One row per image and classifier"
     chosen = self.who() # classifiers
+    # conditions on classifiers first: the others are rows of no use
     for k, v in which.items():
         if k in WHO: chosen = chosen[has_value(k, chosen[k], v)]
     out = pd.concat([prediction_rows(self.images, *self.members[i]) for i in chosen.index]) if len(chosen) else chosen
+    # then those on images
     for k, v in which.items():
         if k in WHO or not len(out): continue
         if k not in out: raise ValueError(f'Predictions have no column {k!r}. {did_you_mean(k, out)}')
@@ -224,7 +226,7 @@ def score(
     "Metrics of each classifier on each set and their means over shifts and control sets, with 95 % intervals"
     metrics, rows = chosen_metrics(metrics), []
     keys = [*WHO, 'split']
-    for key, own in predictions.groupby(keys, dropna=False, sort=False, observed=True):
+    for key, own in predictions.groupby(keys, dropna=False, sort=False, observed=True): # of one classifier on one split
         sets = dict(list(own.groupby('dataset', sort=False, observed=True)))
         who = dict(zip(keys, key))
         rows += [who | r for m in metrics for r in _metric_rows(sets, m)]
@@ -233,6 +235,7 @@ def score(
 def _metric_rows(sets, metric): # list of dicts
     "One row per set, and rows for the means over shifts and over control sets"
     readable = {d: rows[rows.correct.notna()] for d, rows in sets.items()}
+    # (value, low, high); None for a control set without groups, which has no worst one
     estimates = {d: value_and_interval(rows, metric) for d, rows in readable.items()}
     names = [d for d in sets if estimates[d] is not None]
     prints = {d: sets[d].data_fingerprint.iloc[0] for d in names}
