@@ -53,7 +53,8 @@ def sweep(
     for c in (zeroshot, finetuned): check_classifier(c, 'sweep(zeroshot, finetuned, images)')
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
-    between = members(zeroshot, finetuned, alphas, by, name, seed, precision, images, parts)
+    between = members(zeroshot, finetuned, alphas, by, name=name, seed=seed, precision=precision, images=images,
+                      parts=parts)
     pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))
     if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs): warn_user(
         'The two classifiers have the same weights, and so has an average of them. Give another one.')
@@ -85,17 +86,20 @@ def members(
     text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
     head_of = None if text_trains else Remembered(partial(control_head, zeroshot))
     name, initial = name or default_name(zeroshot), getattr(zeroshot, 'method', None)
-    first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of)
-    last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
+    common = dict(name=name, seed=seed, precision=precision, head_of=head_of)
+    first = member(zeroshot, method=initial if initial == 'start' else 'zero-shot', alpha=0., **common)
+    last = member(finetuned, method='fine-tuned', alpha=1., **common)
     # averages of weights by each merge; an ensemble with an α per image needs the plain ones
     merges = [wise_ft if m.gives == 'alpha' else m for m in methods if m.kind == 'merge' or m.gives == 'alpha']
     ends = zeroshot, finetuned
-    if merges and hasattr(zeroshot, 'check_averageable'):
+    if merges and hasattr(zeroshot, 'check_averageable'): # an `ImageClassifier`
         base, others = ready_to_average(zeroshot, [finetuned]) # with text towers that trained
         ends = base, *others
-    averages = {}
+    averages = {} # merge -> alpha -> `Average`; several ensembles may need the plain ones
     for m in merges:
-        if m not in averages: averages[m] = averages_between(*ends, last, inner_alphas, m, precision, images, head_of)
+        if m in averages: continue
+        averages[m] = averages_between(*ends, last, inner_alphas, m, precision=precision, images=images,
+                                       head_of=head_of)
     if not merges: # which check each alpha
         for a in inner_alphas: check_alpha(a)
     out = [first, last]
@@ -113,6 +117,7 @@ def _methods_to_sweep(by, parts): # list of `Method`
     methods = []
     for given in [by] if isinstance(by, str) else by:
         m = as_method(given)
+        # a plain function that is registered nowhere has no kind yet
         if m.kind is None: m.kind = 'merge' if 'info' in m.parameters else 'ensemble'
         if m.kind != 'ensemble' and not (m.kind == 'merge' and 'alpha' in m.parameters): raise ValueError(
             f'{m.name} has no alpha to sweep: it is a {m.kind}. A sweep takes ensembles, and merges with an alpha.')
@@ -178,7 +183,7 @@ class PerImageAverage(OutputEnsemble):
         distances = alpha[:, None] - torch.tensor([*self.averages], device=alpha.device)
         needed, place = distances.abs().argmin(1).unique(return_inverse=True) # averages, and which each image takes
         averages = list(self.averages.values())
-        logits = torch.stack([averages[i](x) for i in needed.tolist()])
+        logits = torch.stack([averages[i](x) for i in needed.tolist()]) # (number of them, n, n_classes)
         return logits[place, torch.arange(len(x), device=place.device)]
     def control(self, images):
         averages = {a: m.on(images) for a, m in self.averages.items()}
@@ -191,7 +196,8 @@ def ensembles_between(
     averages:dict # merge -> alpha -> `Average`; a method that gives an α needs those of `wise_ft`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    ends, identity = [first, last], last.identity | dict(method=method.title, alpha=np.nan)
+    ends = [first, last]
+    identity = last.identity | dict(method=method.title, alpha=np.nan) # of an ensemble without one alpha
     if method.gives == 'alpha':
         return [PerImageAverage(method, ends, identity, {0.: first, **averages[wise_ft], 1.: last})]
     if 'alpha' not in method.parameters: return [OutputEnsemble(method, ends, identity)]
@@ -226,6 +232,7 @@ def averages_between(
 ) -> dict: # alpha -> `Average`
     "Averages of the weights of two classifiers"
     prepared = prepare_merge(method, zeroshot, [finetuned], images)
+    # a copy, perhaps rounded, into which the path writes the average at any alpha
     target = at_precision(zeroshot, precision)
     if target is zeroshot: target = _copy(zeroshot)
     path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
