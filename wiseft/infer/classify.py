@@ -48,7 +48,7 @@ def picture_sets(
     are_paths = isinstance(places, Sequence) and all(isinstance(p, (str, Path)) for p in places)
     if not are_paths: return [_in_memory(places, classnames)]
     if len(places) == 1 and is_stored_dataset(places[0]): return [image_set(places[0], name='pictures')]
-    sets, parts = [], []
+    sets, parts = [], [] # parts: files, folders of them, tars, folders of tars
     for place in map(local_copy, places): # of a folder of train, validation, test with shards the three, else itself
         splits = list(split_folders(place).values()) if place.is_dir() else []
         parts += splits if any(map(shard_files, splits)) else [place]
@@ -59,7 +59,7 @@ def picture_sets(
             sets.append(unlabeled([file for place in some for file in picture_files(place)]))
             continue
         for files in map(shard_files, some):
-            names, _, members = shard_members(files, is_member)
+            names, _, members = shard_members(files, is_member) # without their labels
             if not len(members): raise BadFile(f'There are no pictures in {first_few([str(f) for f in files])}.')
             sets.append(unlabeled(PathColumn(names), members))
     return sets
@@ -92,11 +92,13 @@ def classify(
     for pictures in picture_sets(places, classifier.classnames):
         answers, unreadable = {}, [] # number of an image -> its row of the table; (number, reason)
         with evaluation_context([classifier]):
+            # decoded pictures aren't cached, and all may be unreadable
             batches = each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size,
                                  progress=progress, keep=False, most_skipped=1)
             for i, probabilities, classes in chain.from_iterable(batches):
                 names = [classifier.classnames[c] for c in classes]
-                answers[i] = [*chain.from_iterable(zip(names, probabilities)), '']
+                answers[i] = [*chain.from_iterable(zip(names, probabilities)), ''] # no problem
+        # `unreadable` has those of all processes already
         for of_process in from_all_processes(answers): answers |= of_process
         for i, problem in unreadable: answers[i] = [*[None]*2*top, problem]
         files += map(str, pictures.paths)

@@ -33,7 +33,7 @@ def standard_error(
 def nearly_best(
     accuracies, # on validation images
     n:int,      # how many images
-) -> np.ndarray: # bool
+) -> np.ndarray: # bool, one for each accuracy
     "Which accuracies are within one standard error of the best"
     values = np.asarray(accuracies, float)
     return values >= values.max() - standard_error(values, n) - 1e-9
@@ -102,14 +102,17 @@ def choose_alpha(
         'these images is biased upward. Give validation images of the reference: the suite or folder that was '
         'fine-tuned on.')
     allowed = [0., *(DEFAULT_ALPHAS if alphas is None else map(float, alphas)), 1.]
+    # a row for each α; `predictions` are those on control sets, too, which a rule such as `keeps` reads
     table, predictions = sweep(
         zeroshot, finetuned, images, [*allowed, .5], 'validation', keep_predictions=True, by=[method], images=images,
         precision=precision, parts=parts, metrics=['accuracy'], control=getattr(rule, 'control', None), **options)
     table = table[table.dataset == images.name] # without control sets
+    # NaN for an ensemble without one
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     candidates = accuracies[accuracies.index.isin(allowed)] # 0.5 is evaluated anyway
-    if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.) # there the rest is fine-tuned
+    # the row of α = 0 is the zero-shot classifier, but a merge of parts leaves the rest fine-tuned
+    if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.)
     alpha = alpha_by_rule(candidates, n) if rule == 'nearest' else rule(candidates, predictions)
     # the choice in words: printed, and kept with its reason
     what = oracle_images or 'validation images'
@@ -144,7 +147,7 @@ class keeps:
     def __call__(self, accuracies, predictions): # alpha
         "Choose among the α of `accuracies`, by what `predictions` say of the control sets"
         right, units = defaultdict(dict), {} # alpha -> set -> (n,) bool; set -> (n,) names
-        for a in {0., *accuracies.index}:
+        for a in {0., *accuracies.index}: # 0: the initial model
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
             for d, images in readable.groupby('dataset', sort=False, observed=True):
                 right[a][d], units[d] = images.correct.to_numpy(bool), images.unit.tolist()
