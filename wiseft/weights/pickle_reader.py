@@ -206,11 +206,11 @@ def _read_old(data, file): # what it holds
     def note_dtype(key, dtype, n):
         dtypes[key] = dtype
         return torch.empty(n, dtype=dtype, device='meta')
-    for _ in range(2): StubUnpickler(file).load()
+    for _ in range(2): StubUnpickler(file).load() # the version of the format, and sizes of the machine's integers
     start = file.tell()
-    StubUnpickler(file, note_dtype).load()
-    for key in StubUnpickler(file).load():
-        n = int.from_bytes(file.read(8), 'little')*dtypes[key].itemsize
+    StubUnpickler(file, note_dtype).load() # notes the type of each key
+    for key in StubUnpickler(file).load(): # then come the values of each: their number in 8 bytes, and they themselves
+        n = int.from_bytes(file.read(8), 'little')*dtypes[key].itemsize # bytes
         places[key] = file.tell(), file.tell()+n
         if places[key][1] > len(data): raise ValueError('Its end is missing.')
         file.seek(n, io.SEEK_CUR)
@@ -244,6 +244,7 @@ def parts_of_module(
         name, part = waiting.pop()
         found[name] = part
         if isinstance(part, torch.Tensor): continue
+        # a module of TorchScript has what it holds as attributes, another in three dicts
         of_script = part.kind.split('.')[0] == '__torch__'
         inner = dict(part.attributes) if of_script else {}
         hidden = part.attributes.get('_non_persistent_buffers_set') or ()

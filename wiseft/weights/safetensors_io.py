@@ -73,6 +73,7 @@ def tensor_order(
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #fa380db5
 def _header(state, metadata):
     "The start of a safetensors file: the type, shape and place of each tensor, and notes"
+    # at: where a tensor begins, in bytes after the header
     table, at = {'__metadata__': dict(format='pt') | {k: str(v) for k, v in (metadata or {}).items()}}, 0
     for k in tensor_order(state):
         t = state[k]
@@ -82,8 +83,8 @@ def _header(state, metadata):
         table[k] = dict(dtype=_codes[t.dtype], shape=list(t.shape), data_offsets=[at, end])
         at = end
     text = json.dumps(table).encode()
-    text += b' '*(-len(text)%8)
-    return struct.pack('<Q', len(text)) + text
+    text += b' '*(-len(text)%8) # to a multiple of 8 bytes
+    return struct.pack('<Q', len(text)) + text # first its length, in 8 bytes
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #bdf69eb5
 def write_tensors(
