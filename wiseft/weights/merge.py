@@ -94,7 +94,7 @@ def merged_tensors(
             check_finite({name: out}, 'the average, which left the range of its precision')
         else: out = _integers_of_one_model(merge_tensor, base_tensor, others).clone()
         yield name, out
-        del out, first, tensors, base_tensor, others, t
+        del out, first, tensors, base_tensor, others, t # before the next ones are read
 
 def _names_in_messages(base, finetuned:list) -> list: # of str, the base first
     names = ['finetuned'] if len(finetuned) == 1 else [f'model {i}' for i in range(len(finetuned))]
@@ -126,7 +126,7 @@ def merge(
     method = as_method(method, 'merge').set(**hyperparameters)
     if parts: method = method.set(parts=parts)
     finetuned = [finetuned] if isinstance(finetuned, (Mapping, nn.Module)) else list(finetuned)
-    parents = finetuned if base is None else [base, *finetuned]
+    parents = finetuned if base is None else [base, *finetuned] # as given: their hashes are recorded
     check_models(method, base, finetuned)
     base, finetuned = ready_to_average(base, finetuned)
     if prepared is None: prepared = prepare_merge(method, base, finetuned, images)
@@ -273,16 +273,19 @@ def named_models(models:list|Mapping) -> dict: # a list, or name -> model
 # %% ../../nbs/api/weights/03_merge.ipynb #9501d79c
 class Chain(Method):
     "A merge of the base and the result of another merge"
+    # its own are `parameters`, `prepare_takes`, `given`, `needs_images`, `set`, `prepared`, and the call
     def __init__(self,
         inner:Method, # a merge; it may need images
         outer:Method, # a merge that doesn't
         parts:str=None, # as in `merge`
     ):
+        # an inner TSV-M's alpha is the chain's `tsv_m_alpha`
         self.inner, self.outer, self.prefix = inner, outer, f'{inner.__name__}_'
         papers = ', '.join(filter(None, (inner.paper, outer.paper)))
-        super().__init__(outer.function, 'merge', f'{inner.name}+{outer.name}', papers, outer.strength, inner.needs,
-                         inner.cost, prepare=inner.prepare or outer.prepare, images_used=inner.images_used,
-                         needs_base=inner.needs_base or outer.needs_base, takes=inner.takes)
+        super().__init__(outer.function, 'merge', f'{inner.name}+{outer.name}', papers, strength=outer.strength,
+                         needs=inner.needs, cost=inner.cost, prepare=inner.prepare or outer.prepare,
+                         images_used=inner.images_used, needs_base=inner.needs_base or outer.needs_base,
+                         takes=inner.takes)
         def prefixed(parameters): # hyperparameters of the inner merge, under the names that the chain gives them
             return {self.prefix+k: p for k, p in parameters.items() if p.default is not p.empty}
         self.parameters = outer.parameters | prefixed(inner.parameters)

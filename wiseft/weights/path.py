@@ -26,14 +26,15 @@ class WeightPath:
         method:Method|Callable=wise_ft, # merge with a hyperparameter `alpha`
         prepared:dict|None=None, # as in `merge`
     ):
-        memory = target.state_dict()
+        memory = target.state_dict() # the target's own tensors, which are written to
         check_compatible(zeroshot, finetuned)
         for state, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')):
             check_finite(state, name)
             if any(state[k].data_ptr() == t.data_ptr() for k, t in memory.items() if t.numel()): raise ValueError(
                 f"The target shares its memory with {name} and would overwrite it. Give a copy: "
                 "copy.deepcopy(module).")
-        self.target, self.memory, self.heads = target, memory, {}
+        self.target, self.memory = target, memory
+        self.heads = {} # alpha -> state dict of the head that the text tower gives there
         self.method, self.prepared = as_method(method, 'merge'), prepared
         self.positions = Positions(memory, getattr(target, 'layouts', None))
         # both ends lie where the target does
@@ -45,13 +46,14 @@ class WeightPath:
         alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning
     ) -> nn.Module: # `target`
         alpha = check_alpha(alpha)
+        # WiSE-FT of all weights needs no copy of a merged tensor
         is_plain = self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}
         if is_plain: self._average_into_target(alpha)
         else:
             merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned], self.prepared,
                                     positions=self.positions)
             for k, t in merged: self.memory[k].copy_(t)
-        if getattr(self.target, 'head_from_text', False): # which is built once for each alpha
+        if getattr(self.target, 'head_from_text', False): # a head follows from the text tower: once for each alpha
             if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())
             self.target.head.load_state_dict(self.heads[alpha])
         return self.target
