@@ -85,7 +85,7 @@ def read_checkpoint(
     "Read weights from a file without running anything in it; BadFile says what to do if that fails"
     path, kind = Path(path), checkpoint_format(path)
     saved, unread = _read_contents(path, kind), []
-    for k in _wraps:
+    for k in _wraps: # 'state_dict', 'model', …: the weights within a checkpoint, perhaps one in another
         if isinstance(saved, dict) and isinstance(saved.get(k), (dict, Stub)):
             unread += [str(n) for n in saved if n != k]
             saved = saved[k]
@@ -94,6 +94,7 @@ def read_checkpoint(
         raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_description(saved)}.")
     _check_weights(state, path)
     state = {k: t.detach() for k, t in state.items() if k != 'n_averaged'} # a counter of PyTorch's weight averages
+    # of `DataParallel` and `torch.compile`
     prefix = re.match(r'(?:(?:module|_orig_mod)\.)*', commonprefix([*map(str, state)]))[0]
     if prefix: state = {k.removeprefix(prefix): t for k, t in state.items()}
     return WeightsFile(state, modules, unread)

@@ -31,7 +31,8 @@ def weights_at(
     if path.is_dir():
         whole = [path/n for n in ('model.safetensors', 'open_clip_model.safetensors') if (path/n).is_file()]
         files = whole[:1] or sorted(path.glob('*-of-*.safetensors'))
-        if not files or not whole and f'-of-{len(files):05d}' not in files[0].name: raise FileNotFoundError(
+        has_all = whole or files and f'-of-{len(files):05d}' in files[0].name # as many parts as their names say
+        if not has_all: raise FileNotFoundError(
             f'{path} lacks weights: a folder has model.safetensors, open_clip_model.safetensors, or all parts of one '
             f'(model-00001-of-00002.safetensors, …). Here are {[p.name for p in files] or "none"}.')
     state = ChainMap(*map(TensorFile, files))
@@ -67,10 +68,11 @@ def recipe_text(
     method:Method, # a merge or a search
     base:str|Path|None, finetuned:list, # paths, as `write_merged` takes them
     folder:str|Path, # that it will lie in
-    **more # further keys
+    **more # further keys: dtype, and suite or reference
 ) -> str: # '' for a method that can't be found by name
     "The recipe of a merge, as YAML"
     named = [method.inner, method.outer] if isinstance(method, Chain) else [method]
+    # a recipe finds a method by its name, so a function of your own has none
     is_registered = all(m.name in REGISTRY and REGISTRY[m.name].function is m.function for m in named)
     if not method.mergekit and not is_registered: return ''
     models = [dict(model=_path_seen_from(folder, p)) for p in finetuned]
@@ -112,8 +114,9 @@ def write_merged(
     check_models(method, base, finetuned)
     files, names = [weights_at(p, dtype) for p in paths], [str(p) for p in paths]
     first, rest = (None, files) if base is None else (files[0], files[1:])
-    ready_to_average(first, rest, names)
+    ready_to_average(first, rest, names) # for its checks
     _warn_if_unrelated(files, names)
+    # what the file says of itself, in its header: names of the models, the method, and its hyperparameters
     notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method.name)
     for k, v in method.given.items():
         value = getattr(v, 'recipe', v)
