@@ -92,7 +92,8 @@ def _check_plain(config, head, path):
 
 def _factors(state, config, file): # dict name of a module -> A, B, factor
     "The pairs of matrices, by module; BadFile unless all tensors are such"
-    pairs, names_of_peft = {}, {} # by module
+    pairs = {} # module -> dict: 'A' (rank, columns), 'B' (rows, rank)
+    names_of_peft = {} # module -> the name that patterns of ranks and alphas are compared with
     for k, t in state.items():
         name = re.fullmatch(r'(.+)\.lora_([AB])(?:\.default)?\.weight', k)
         if not name or t.ndim != 2: raise BadFile(
@@ -113,6 +114,7 @@ def _factors(state, config, file): # dict name of a module -> A, B, factor
         if rank != expected: raise BadFile(
             f'{file}: the matrices of {module!r} have rank {rank}, and {ADAPTER} says {expected:g}. Save it again.')
         alpha = _number_for_module(name, config['alpha_pattern'], config['lora_alpha'])
+        # rsLoRA divides by the root of the rank
         factors[module] = pair['A'], pair['B'], alpha/(rank**.5 if config.get('use_rslora') else rank)
     return factors
 
@@ -134,7 +136,7 @@ def write_adapter(
     before, after = (m if isinstance(m, Mapping) else m.state_dict() for m in (base, finetuned))
     check_compatible(before, after, ('base', 'finetuned'))
     state, modules, head = {}, set(), {}
-    for k, w in before.items():
+    for k, w in before.items(): # a weight that changed becomes two matrices, or is of the head
         begin, end = w.detach().double().cpu(), after[k].detach().double().cpu()
         if not w.is_floating_point() or begin.equal(end): continue
         if re.fullmatch(r'head\.\w+', k):
@@ -152,6 +154,7 @@ def write_adapter(
         state[f'base_model.model.{module}.lora_B.weight'] = b.contiguous()
         state[f'base_model.model.{module}.lora_A.weight'] = a.contiguous()
         modules.add(module.partition('.base_layer')[0])
+    # alpha = rank: the factor of the product is 1
     config = dict(peft_type='LORA', r=rank, lora_alpha=rank, target_modules=sorted(modules),
                   modules_to_save=['head'] if head else None,
                   bias='none', lora_dropout=0., fan_in_fan_out=False, inference_mode=True, task_type=None)

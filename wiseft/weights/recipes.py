@@ -42,11 +42,12 @@ def agreeing_steps(
     scale:float=1. # mergekit's lambda
 ) -> torch.Tensor:
     "The base and the largest steps of each tensor whose sign is that of their weighted sum (mergekit's ties)"
+    # TIES trims each step, elects a sign for each entry, and averages the steps that have it
     largest = [_largest(t-base, d) for t, d in zip(finetuned, densities)]
-    shares = base.new_tensor(weights).view(-1, *[1]*base.ndim)
-    steps = shares*torch.stack(largest)
+    shares = base.new_tensor(weights).view(-1, *[1]*base.ndim) # (n_models, 1, …)
+    steps = shares*torch.stack(largest) # (n_models, …)
     agree = steps.sign() == torch.where(steps.sum(0) >= 0, 1, -1)
-    total = (shares*agree).sum(0) if normalize else torch.ones_like(base)
+    total = (shares*agree).sum(0) if normalize else torch.ones_like(base) # 0: none agrees, and the base stays
     return base + scale*(steps*agree).sum(0)/torch.where(total == 0, 1, total)
 
 def _largest(step, density): # tensor
@@ -121,7 +122,7 @@ def _recipe_from_keys(keys, folder): # `Recipe`
     elif not any(os.path.isfile(folder/m['model']/ADAPTER) for m in models): base = None
     if method.mergekit: hyperparameters = _mergekit_hyperparameters(method, models, parameters)
     else: hyperparameters = _our_hyperparameters(method, parameters)
-    def place(path): return Path(os.path.normpath(folder/path))
+    def place(path): return Path(os.path.normpath(folder/path)) # paths are as seen from the recipe
     images = {k: keys[k] for k in ('suite', 'reference') if k in keys}
     if 'reference' in images: images['reference'] = str(place(images['reference']))
     if is_path(images.get('suite', '')): images['suite'] = str(place(images['suite']).absolute())
@@ -172,6 +173,7 @@ def _value_for_tensor(setting, info): # number
         setting = fitting[0]
     if not isinstance(setting, list): return setting
     if len(setting) == 1: return setting[0]
+    # depth 0…1 to a place among the numbers; outside the blocks the first one
     place = (info.depth if info.in_block else 0)*(len(setting)-1)
     i = min(int(place), len(setting)-2)
     low, high = setting[i:i+2]
@@ -190,11 +192,13 @@ def _checked_setting(name, *given): # number, list of numbers, or list of filter
                     f'{name} is {reprlib.repr(setting)}. It is a number, a list of numbers (from the first layer to '
                     'the last), or a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
             filters.append(dict(value=value) if text in (None, '*') else dict(filter=text, value=value))
+    # an entry without a filter is for all tensors: if it comes first, nothing else counts
     return filters if 'filter' in filters[0] else filters[0]['value']
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _mergekit_hyperparameters(method, models, shared): # dict
     "Hyperparameters of one of mergekit's methods, from parameters of each model and those `shared` by all"
+    # `_OURS` has our names for mergekit's words, such as weights for weight
     for_each = [k for k in ('weight', 'density') if _OURS[k] in method.parameters]
     for_all = [k for k in ('lambda', 'normalize') if _OURS[k] in method.parameters]
     _check_keys(shared, [*for_each, *for_all, 'int8_mask'], 'The parameters') # int8_mask saves memory in mergekit
@@ -207,6 +211,7 @@ def _mergekit_hyperparameters(method, models, shared): # dict
     if method is weighted_average: given.setdefault('normalize', True)
     if 'density' in for_each: shared = dict(density=1.) | shared
     of_models = [(m['model'], m.get('parameters') or {}) for m in models]
+    # one setting a model: its own, completed by the shared one
     for model, own in of_models: _check_keys(own, for_each, f'The parameters of {model}')
     for k in for_each:
         settings = []
@@ -220,7 +225,7 @@ def _mergekit_hyperparameters(method, models, shared): # dict
 
 def _our_hyperparameters(method, shared): # dict
     "Hyperparameters of one of our methods, from a recipe's parameters"
-    names = [k for k in [*method.parameters][3:] if k != 'images'] # after base, finetuned, and info
+    names = [k for k in [*method.parameters][3:] if k != 'images'] # after base, finetuned, and info or images
     if method.kind == 'merge': names.append('parts')
     _check_keys(shared, names, 'The parameters')
     given = dict(shared)
