@@ -26,7 +26,7 @@ def context_head(
         f'{len(templates)} {templates}: '
         f"make it with more, as in {more}, or use self-distillation.")
     texts = [text for name in classifier.classnames for text in prompts(name, templates)]
-    embedded = classifier.clip.encode_text(texts).unflatten(0, (-1, len(templates)))
+    embedded = classifier.clip.encode_text(texts).unflatten(0, (-1, len(templates))) # (n_classes, n_templates, dim)
     return classifier.clip.logit_scale*F.normalize(embedded.mean(0), dim=-1)
 
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8

@@ -26,8 +26,8 @@ def carot(
     orthogonality:float=4.5, crossing:float=1.13 # .2 and .05 at 512 features: their norms here are divided by dim**.5
 ) -> dict:
     "Contrastive loss, plus distillation from a teacher and an orthogonal projection"
-    w_v, w_t = projections(step.classifier.clip.model)
-    gram, root = w_v.T @ w_v, w_v.shape[1]**.5
+    w_v, w_t = projections(step.classifier.clip.model) # of the image and the text tower, (width, dim) each
+    gram, root = w_v.T @ w_v, w_v.shape[1]**.5 # (dim, dim): the identity if the columns are orthonormal
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     terms = dict(contrastive=contrastive(step.features, step.text_features, step.scale))
     off = (gram - identity).norm()/root
@@ -35,7 +35,7 @@ def carot(
     terms['distillation'] = gram.new_zeros(())
     if step.step: # at first the teacher is the student
         images, texts = step.others(step.teacher)
-        answers = step.teacher_scale*images @ texts.T
+        answers = step.teacher_scale*images @ texts.T # (n, n) logits of images and texts of the batch
         logits = step.scale*step.features @ step.text_features.T
         of_images = F.cross_entropy(logits, answers.softmax(1))
         of_texts = F.cross_entropy(logits.T, answers.T.softmax(1))

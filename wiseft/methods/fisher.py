@@ -27,7 +27,7 @@ def fisher_information(
     gradients = partial(torch.autograd.grad, inputs=[*weights.values()], materialize_grads=True) # 0 of unused ones
     some = images.subset(images.spread(n_images))
     for _, x in batches(some, classifier.transform, [], 32, progress=False):
-        for image in x.to(classifier.device):
+        for image in x.to(classifier.device): # one by one: the mean is over squares of gradients
             log_p = net(image[None])[0].float().log_softmax(0)
             label = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draw).item()
             for t, g in zip(total.values(), gradients(log_p[label])): t += g.to(t.dtype)**2

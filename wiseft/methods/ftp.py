@@ -15,12 +15,13 @@ from ..base.registry import method
 def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kappa:float=1.): # lr: a number
     "Keep each row of a weight within a learned distance from its initial value"
     way = (p-p0).reshape(len(p) if p.ndim > 1 else 1, -1) # biases are one row
-    length = way.abs().sum(1, keepdim=True)
+    length = way.abs().sum(1, keepdim=True) # (rows, 1), L1 norms
     radius = memory.get('radius', length.new_zeros(()))
     if 'direction' in memory:
+        # slope of the loss in the radius, along the directions that rows had after the last step
         slope = (grad.reshape(way.shape)*memory['direction']).sum()
         slope = torch.where(slope > 0, kappa*slope, slope).nan_to_num(0, 0, 0) # nought where it isn't finite
-        # how many learning rates Adam goes
+        # how many learning rates Adam goes: its two means and the number of steps are kept
         mean, square, t = memory.get('moments', slope.new_zeros(3))
         t, mean = t+1, torch.lerp(mean, slope, .1)
         square = torch.lerp(square, slope.square(), .001)
@@ -29,6 +30,7 @@ def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kap
         radius = radius - lr*way.shape[1]*rates
     memory['radius'] = radius.clamp(min=0).minimum(length.max())
     memory['direction'] = (way/length).nan_to_num() # 0/0 where nothing moved
+    # rows beyond the radius are drawn back to it
     share = (memory['radius']/length).clamp(max=1).nan_to_num()
     rows, rows_of_start = (t.reshape(way.shape) for t in (p, p0))
     p.copy_(torch.lerp(rows_of_start, rows, share).view_as(p))

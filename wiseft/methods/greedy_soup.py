@@ -27,10 +27,11 @@ def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet)
     "Average of the classifiers that raise validation accuracy, best first"
     finetuned = named_models(finetuned)
     alone = _correct(finetuned, images)
-    soup, before, steps = [], None, []
+    soup, before, steps = [], None, [] # names; (n,) bool, what the soup gets right; rows of the trace
     for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equals the first given
         candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
         after = _correct({'soup': candidate}, images)['soup']
+        # the first is taken in any case; p is of McNemar's exact test, before against after
         row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=True)
         if soup:
             row |= dict(before=before.mean(), p=mcnemar_exact(before, after), taken=after.mean() > before.mean())

@@ -41,18 +41,21 @@ def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:l
         'LP-FT fits a head, and the head of this classifier follows from its text tower. Start from a zero-shot '
         'classifier.')
     train, held_out = (extract_features(classifier, s, progress=False) for s in (images, validation))
-    spread = train.features.double().std()
+    spread = train.features.double().std() # a number; features divided by it have standard deviation 1
     x, x_held = train.features.double()/spread, held_out.features.double()/spread
-    present, y = train.labels.unique(return_inverse=True)
+    present, y = train.labels.unique(return_inverse=True) # classes with images; (n,) numbers of these
     if len(present) < 2: raise ValueError(
         f'LP-FT needs training images of two classes or more; these are all of {classifier.classnames[present[0]]!r}.')
     w, most = x.new_zeros(len(present), x.shape[1]), -1
     for C in np.logspace(-7, 2, 100).tolist() if cs is None else cs:
-        w = logistic_regression(x, y, C, w)
+        w = logistic_regression(x, y, C, w) # from the solution of the last C
+        # a row for each class, 0 for absent ones; it takes features as they come, not divided by `spread`
         head = x.new_zeros(len(classifier.classnames), x.shape[1]).index_copy(0, present, w/spread)
+        # a common factor of the logits changes no answer
         right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
         if right > most: most, best_C, best_head = right, C, head
     bias = None if classifier.head.bias is None else torch.zeros_like(classifier.head.bias)
     head = ClassificationHead(best_head.float(), bias, classifier.head.normalize).to(classifier.device)
     recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best_C))
-    return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, 1., recipe=recipe)
+    return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, alpha=1.,
+                           recipe=recipe)

@@ -31,7 +31,7 @@ def _draw(tower, inputs):
 
 @method('train', 'R-Adapter', '2408.05749', strength='drop', needs='a transformer as image tower',
         cost='two matrices of its width a block, and their products with the weights')
-def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
+def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; probability that an adapter is left out
     "Train adapters behind attention and MLP, dropped at random, and the head"
     if not 0 <= drop < 1: raise ValueError(f'drop={drop:g}: give a probability, from 0 to below 1.')
     if not transformer_matrices(classifier.visual): raise ValueError(

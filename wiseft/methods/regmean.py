@@ -38,8 +38,8 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
     names = defaultdict(list) # of each weight; a shared one has several
     for n, p in net.named_parameters(remove_duplicate=False): names[id(p)].append(n)
     def add_gram(function, x, weight, bias=None, *others, **named): # of a convolution then its stride
-        rows = x
-        if weight.ndim == 4:
+        rows = x # (…, d)
+        if weight.ndim == 4: # a 1 × 1 convolution is a linear layer at the places that its stride meets
             stride = [*others, named.get('stride', 1)][0]
             down, right = stride if isinstance(stride, tuple) else (stride, stride)
             rows = x[..., ::down, ::right].movedim(1, -1)
@@ -55,10 +55,12 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
 def regressed_weights(
     base:ImageClassifier, finetuned:list[ImageClassifier], images:ImageSet, n_images:int=256, off_diagonal:float=.9
 ) -> dict: # name -> tensor
+    "Weights whose outputs are nearest, in squares, to each model's own: Σ (W G) (Σ G)⁻¹"
     some = images.subset(images.spread(n_images))
-    over, under = defaultdict(float), defaultdict(float)
+    over, under = defaultdict(float), defaultdict(float) # name -> sum of W G; name -> sum of G
     for c in finetuned:
         for name, g in inner_products(c, some).items():
+            # less of what is off the diagonal; the last term makes the sum invertible
             g = off_diagonal*g + (1-off_diagonal)*g.diag().diag() + 1e-6*g.diag().mean()*torch.eye(len(g))
             over[name] += c.get_parameter(name).detach().cpu().double().flatten(1) @ g
             under[name] += g

@@ -20,10 +20,12 @@ from ..infer.inference import shuffled_batches
 def learn_alphas(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
     "An α in 0…1 for each tensor that moved, by cross-entropy on images that were not trained on"
     net, begin, end = base.copy().eval(), base.state_dict(), finetuned.state_dict()
-    moved, first_name = {}, {} # name -> the first name of its tensor; a shared one has several, and one α
+    # name -> the first name of its tensor; tensor -> that name: a shared one has several names, and one α
+    moved, first_name = {}, {}
     for k, t in base.state_dict(keep_vars=True).items():
         if is_weight(t) and not torch.equal(t, end[k]): moved[k] = first_name.setdefault(t, k)
     if not moved: return {}
+    # all begin at `first`; after each step of Adam they are put back into 0…1
     alphas = {k: torch.full((), first, device=base.device, requires_grad=True) for k in first_name.values()}
     adam = torch.optim.Adam(alphas.values(), lr)
     for x, y in islice(shuffled_batches(images, base, batch_size, seed), steps):
