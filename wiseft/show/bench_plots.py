@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from .style import COLORS, LEGEND, accuracy_axis, new_figure, styled
 
 # %% ../../nbs/api/show/03_bench_plots.ipynb #f164b109
-_BY_KIND = dict(loss='o', constraint='s', initialization='D', train='p', average='v', merge='^',
-                ensemble='P', search='h')
+_BY_KIND = dict(loss='o', pull='s', start='D', train='p', average='v', merge='^', mix='P',
+                search='h') # as `Contender.kind` names them
 _BASELINES = 'plain', 'plain, best validation rate'
 _SIDES = dict(shifted='Mean accuracy under distribution shift', control='Mean accuracy on control sets')
 
