@@ -133,11 +133,11 @@ def find_method(
     if plus: return find_method(first.strip(), kind) + find_method(second.strip(), kind) # `Chain` of weights.merge
     plain = _plain(name)
     def by_name(): return {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
-    if plain not in by_name():
+    if plain not in by_name(): # methods enter `REGISTRY` when their modules are imported, which may not have happened
         for import_pages in PAGES: import_pages()
     methods = by_name()
     if plain in methods: return methods[plain]
-    near = [f' Did you mean {methods[n].name}?' for n in get_close_matches(plain, methods, 1)]
+    near = [f' Did you mean {methods[n].name}?' for n in get_close_matches(plain, methods, 1)] # one sentence, or none
     names = '; '.join(m.name for m in methods.values()) or 'none'
     others = '' if PAGES else ' Others are known after `import wiseft.all`.'
     raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.{others}')
@@ -149,9 +149,10 @@ def as_method(
 ) -> Method:
     "The method of a name, function, or partial; ValueError if it is of another kind"
     if isinstance(given, str): return find_method(given, kind)
-    if isinstance(given, partial): return as_method(given.func, kind).set(**given.keywords)
+    if isinstance(given, partial): # its keywords are hyperparameters, as in partial(my_merge, alpha=.5)
+        return as_method(given.func, kind).set(**given.keywords)
     if isinstance(given, Method): result = given
-    else:
+    else: # a function or class: its entry in `REGISTRY`, else a new method that is not listed there
         listed = [m for m in REGISTRY.values() if m.function is given]
         result = listed[0] if listed else Method(given, kind, given.__name__)
     if kind not in (None, result.kind): raise ValueError(

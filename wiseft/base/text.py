@@ -103,7 +103,7 @@ def warn_user(sentence:str):
     user = max(ours, default=-1) + 1 # who called the outermost function of the library
     while callers[user:] and callers[user] in _PASSED_BY: user += 1
     if callers[user:user+1] == ['concurrent.futures.thread']: user -= 1 # no user's line led to a thread: our own
-    warnings.warn(sentence, stacklevel=user+2)
+    warnings.warn(sentence, stacklevel=user+2) # level 1 is this function, 2 is callers[0]
 
 # %% ../../nbs/api/base/01_text.ipynb #d3de5d01
 # control characters, bytes that are no UTF-8, separators of lines and paragraphs
