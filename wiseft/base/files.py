@@ -127,6 +127,7 @@ def _hidden_folder(parent): # folder to write into
         hidden.mkdir()
         with suppress(FileNotFoundError):
             lock = open(hidden/'lock', 'xb')
+            # False: another process has locked it already; not there: `tidy` of another process has removed it
             if _lock(lock) is not False and (hidden/'lock').exists(): break
             lock.close()
     try:
@@ -156,6 +157,7 @@ def _listed_files(folder, kind): # set of names; None if wiseft wrote no folder 
         note = json.loads((folder/marker).read_text(encoding='utf-8'))
         if kind != 'classifier' and note['kind'] != kind: return None
         listed = {marker, *note['files']}
+        # a classifier in the folder may have been written after the marker: its own wiseft.json lists its files
         for name in note['files']:
             if not name.endswith('/wiseft.json'): continue
             classifier = name.removesuffix('/wiseft.json')
@@ -186,6 +188,7 @@ def check_replaceable(
     "FileExistsError if `force` must not replace what is at `target`; it says why, and what to do"
     target = Path(target)
     if not os.path.lexists(target): return
+    # why: a clause of the message, '' if it may be replaced
     if target.is_file(): why = 'is a file, which a folder does not replace' if kind else ''
     elif not target.is_dir(): why = 'is a pipe, a device, or a link to nothing'
     elif not kind: why = 'is a folder, which a file does not replace'
@@ -215,7 +218,7 @@ def _move_file(tmp, target, force):
 
 def _move_folder(tmp, target, force, kind):
     "Rename a folder; with `force` the existing one waits in `old`, from where `tidy` fetches it if we are killed"
-    old = tmp.parent.with_name('old')/target.name
+    old = tmp.parent.with_name('old')/target.name # tmp is '.wiseft-…/new/NAME', old '.wiseft-…/old/NAME'
     if force:
         check_replaceable(target, kind)
         old.parent.mkdir()
@@ -224,7 +227,7 @@ def _move_folder(tmp, target, force, kind):
     except OSError:
         _refuse_existing(target) # another process was faster
         raise
-    finally:
+    finally: # back to where it was, if nothing took its place
         if old.exists() and not os.path.lexists(target): os.rename(old, target)
 
 # %% ../../nbs/api/base/02_files.ipynb #8a321657
@@ -239,7 +242,7 @@ def _remove_abandoned(hidden):
     try: lock = open(hidden/'lock', 'r+b')
     except FileNotFoundError: return hidden.rmdir() # empty: just made, or almost removed
     with lock:
-        is_abandoned = _lock(lock)
+        is_abandoned = _lock(lock) # True: nobody holds it; None: locks don't work here, so what is a week old counts
         if is_abandoned is None: is_abandoned = time.time() - hidden.lstat().st_ctime > 7*24*3600
         if not is_abandoned: return
         old = hidden/'old'
@@ -271,9 +274,11 @@ def atomic_path(
             tmp = folder/target.name
             yield tmp
             is_folder = tmp.is_dir()
+            # the marker, by which `check_replaceable` knows later what wiseft wrote; a classifier has its wiseft.json
             if is_folder and kind not in (None, 'classifier'):
                 note = dict(kind=kind, files=sorted(_file_names(tmp) - {MARKER} | {*later}))
                 (tmp/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
+            # flush to disk before the rename, so that after a power cut no name leads to half-written content
             parts = [*tmp.rglob('*'), tmp]
             if len(parts) > 100 and hasattr(os, 'sync'): os.sync() # thousands one by one take minutes
             else:
@@ -281,7 +286,7 @@ def atomic_path(
             if is_folder: _move_folder(tmp, target, force, kind)
             else: _move_file(tmp, target, force)
             _fsync(target.parent)
-    except OSError as e:
+    except OSError as e: # of a rename `filename2` is where to
         name = e.filename2 or e.filename
         of_hidden_folder = str(name).startswith(str(target.with_name('.wiseft-')))
         if of_hidden_folder or name is None and e.errno in _WRITE_ERRORS:
@@ -308,7 +313,7 @@ def locked(
     target.parent.mkdir(parents=True, exist_ok=True)
     name = os.fsdecode(os.fsencode(target.name)[:240]) # file systems allow 255 bytes
     with open(target.with_name(f'.{name}.lock'), 'ab') as file:
-        is_locked = _lock(file)
+        is_locked = _lock(file) # False: another process holds the lock; None: locks don't work here
         while is_locked is False:
             if not wait: raise BlockingIOError(errno.EAGAIN, f'Another process is writing {target}.')
             time.sleep(.05)
