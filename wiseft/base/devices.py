@@ -21,7 +21,7 @@ def best_device(
     "The device that is given; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     choice = device or os.environ.get('WISEFT_DEVICE')
     if choice:
-        there = ['cpu']
+        there = ['cpu'] # names of devices, for the check and the message
         if n := torch.cuda.device_count(): there += ['cuda', *(f'cuda:{i}' for i in range(n))]
         if torch.backends.mps.is_available(): there.append('mps')
         known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
@@ -30,7 +30,7 @@ def best_device(
         result = torch.device(choice)
     elif torch.accelerator.is_available(): result = torch.accelerator.current_accelerator()
     else: result = torch.device('cpu')
-    several = os.environ.get('WORLD_SIZE', '1') not in ('', '1')
+    several = os.environ.get('WORLD_SIZE', '1') not in ('', '1') # processes, started by torchrun
     if several and result == torch.device('cuda'): return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
     return result
 
@@ -95,7 +95,7 @@ def eval_mode(model): # a module; anything else is left alone
     try: yield model
     finally:
         with _eval_lock:
-            for layer in layers:
+            for layer in layers: # its entry: [number of blocks in progress, mode before the first of them]
                 _in_eval_mode[layer][0] -= 1
                 if not _in_eval_mode[layer][0]: layer.training = _in_eval_mode.pop(layer)[1]
 
@@ -121,7 +121,7 @@ def memory_advice():
     except (RuntimeError, MemoryError, OSError) as e:
         if not is_out_of_memory(e) or 'What helps, in this order' in str(e): raise # the second from a block within this
         kind = torch.OutOfMemoryError if 'out of memory' in str(e) else MemoryError # of an accelerator or the system
-        first = ' '.join(re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))[:3])
+        first = ' '.join(re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))[:3]) # three sentences of PyTorch's message
         trains = f"{option('train', 'last:2')} or {option('train', 'head')}"
         raise kind(
             f"There is too little memory. What helps, in this order: a smaller batch ({option('batch_size')}), for "

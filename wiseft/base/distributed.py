@@ -42,11 +42,13 @@ def start(
     if n_processes() == 1 or _joined(): return
     from torch.distributed.rendezvous import rendezvous
     device = best_device(device)
+    # a key-value store that all processes reach, number of this process, number of processes
     _store, me, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
     group = dict(store=dist.PrefixStore('wiseft', _store), rank=me, world_size=n)
     if device.type == 'cuda':
         torch.cuda.set_device(device)
         dist.init_process_group('cpu:gloo,cuda:nccl', timeout=timedelta(minutes=30), **group)
+        # a group for Python objects, for which the others may wait while the first process works
         _cpus = dist.new_group(backend='gloo', timeout=timedelta(days=7))
     else: dist.init_process_group('gloo', timeout=timedelta(days=7), **group)
     sys.excepthook = _last_trace
@@ -73,9 +75,9 @@ def in_first_process(work): # a function without arguments
 class _Gather(torch.autograd.Function):
     "Rows of all processes, padded to one number to be sent; the gradient of this process's own rows comes back"
     @staticmethod
-    def forward(ctx, own, counts):
+    def forward(ctx, own, counts): # own: rows of this process; counts: number of rows of each process
         ctx.own, ctx.n = own.shape, counts[rank()]
-        ctx.first = sum(counts[:rank()])
+        ctx.first = sum(counts[:rank()]) # row of the result that is this process's first
         padded = own.new_zeros(max(counts), *own.shape[1:])
         padded[:ctx.n] = own[:ctx.n]
         rows = [torch.empty_like(padded) for _ in counts]
@@ -85,7 +87,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad):
         back = grad.new_zeros(ctx.own)
         own = grad[ctx.first:ctx.first+ctx.n]
-        back[:ctx.n] = n_processes()*own
+        back[:ctx.n] = n_processes()*own # `DistributedDataParallel` divides the sum over processes by their number
         return back, None
 
 def gathered(

@@ -67,9 +67,11 @@ def with_progress(
         yield from iterable
         return
     total, began = len(iterable), perf_counter()
-    in_all = total*(1 + later/images) if later else total # items, with those of the sets that follow
+    # the sets that follow are counted in items, too, as if these took as long per image
+    in_all = total*(1 + later/images) if later else total
     def words(): return label() if callable(label) else label
     def for_all(seconds): return f', {duration(seconds)} left for all sets' if later else ''
+    # in a notebook or terminal: a bar
     if has_visible_bar():
         from fastprogress import progress_bar
         bar = progress_bar(iterable, total=total, leave=False)
@@ -79,12 +81,14 @@ def with_progress(
             each = (perf_counter()-began)/i # seconds
             bar.comment = words() + for_all(each*(in_all-i))
         return
-    last, tenth = began, -1
+    # in a log: lines
+    last, tenth = began, -1 # when the last line was printed, and in which tenth of the items
     for i, item in enumerate(iterable, 1):
         yield item
         now = perf_counter()
         each = (now-began)/i
         is_due = 10*i//total != tenth and now-last >= PAUSE
+        # otherwise there is a line only after the first item, if the rest takes long
         if not is_due and (i > 1 or each*(in_all-i) <= LONG): continue
         tenth, last = 10*i//total, now
         speed = f', {images/total/each:,.0f} images per second' if images else ''
