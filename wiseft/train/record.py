@@ -21,9 +21,10 @@ def run_recipe(
     **schedule, # epochs, learning rates, warm-up
 ) -> dict: # as JSON has it
     "Everything that determines a training"
+    # 'start_method': what made the initial classifier, such as LP-FT; 'pull': the constraint
     initialization = learn.given.recipe.get('start_method')
     methods = [initialization, learn.recipe['train'], learn.recipe.get('loss'), learn.recipe.get('pull')]
-    names = [m['name'] for m in methods if isinstance(m, dict)] # 'head' trains without a method
+    names = [m['name'] for m in methods if isinstance(m, dict)] # 'head' and 'last:2' are no methods
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
     recipe = dict(tuning=' + '.join(names) or 'plain', **learn.recipe, averages=averages, **schedule)
     if initialization: recipe['start_method'] = initialization
@@ -33,7 +34,7 @@ def run_recipe(
     captions = getattr(source, 'captions', None)
     # a renamed table is still the same
     if captions: recipe['captions'] = dict(sha256=captions['sha256'], pairs=captions['pairs'])
-    start = plain_weights(learn.model).state_dict()
+    start = plain_weights(learn.model).state_dict() # weights before the first step
     return recipe | dict(images=source and source.fingerprint, start=state_hash(start))
 
 def run_circumstances(
@@ -49,6 +50,7 @@ def run_circumstances(
     about = dict(versions=versions, device=name, seconds=round(seconds, 1))
     if device.type == 'cpu': about['threads'] = torch.get_num_threads()
     if n_processes() > 1: about['processes'] = n_processes()
+    # of loaders from `clip_dataloaders`; a head trains on `dls` of features, made from `image_dls`
     watched = getattr(getattr(learn.image_dls.valid, 'source', None), 'images', None)
     if watched: about['validation_images'] = watched.fingerprint
     captions = getattr(getattr(learn.dls.train, 'source', None), 'captions', None)

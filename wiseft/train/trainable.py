@@ -38,7 +38,7 @@ def choose_weights(
         'head to train, it is built from the text tower. Leave it out.')
     if is_method: return train(classifier)
     classifier.requires_grad_(train == 'all')
-    classifier.head.requires_grad_(not classifier.head_from_text)
+    classifier.head.requires_grad_(not classifier.head_from_text) # else it is computed from the text tower
     if train in ('all', 'head'): return
     n = int(train.removeprefix('last:'))
     positions = tower_positions(classifier.visual)
@@ -46,6 +46,7 @@ def choose_weights(
     if not 1 <= n <= n_blocks: raise ValueError(
         f"{option('train', train)}: this image tower has {n_blocks} blocks, so n is 1 to {n_blocks}; "
         f"{option('train', 'head')} trains none, {option('train', 'all')} everything.")
+    # block numbers: 0 is the stem, n_blocks+1 all that comes after the last block, which trains in any case
     for name, p in classifier.visual.named_parameters(): p.requires_grad_(positions[name].block > n_blocks-n)
 
 # %% ../../nbs/api/train/00_trainable.ipynb #9c019518
@@ -93,8 +94,9 @@ def lr_factor_per_weight(
             f'A factor of {part} was given, and no weight that trains here has it. Leave it out.')
     factors = {n: parts[part_of(n)] for n in names}
     if decay == 1: return factors
+    # depth of a weight: 0 in the stem and the first block, to 1 in the last block and after it
     positions = Positions(dict(classifier.named_parameters()), classifier.layouts)
-    depths = defaultdict(set) # in each part
+    depths = defaultdict(set) # part -> depths of its blocks
     for n, p in positions.items(): depths[part_of(n)].add(p.depth)
     for n in names:
         later_blocks = [depth for depth in depths[part_of(n)] if depth > positions[n].depth]
