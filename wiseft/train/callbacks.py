@@ -124,7 +124,7 @@ class Watch(Callback):
         # while a learning rate is looked for, the norm of the gradients may be infinite
         norm = loss if hasattr(self.learn, 'lr_finder') else getattr(self.learn, 'gradient_norm', loss)
         numbers = torch.stack([loss, norm])
-        bad = ~numbers.isfinite().all()
+        bad = ~numbers.isfinite().all() # on the device; `look` fetches the numbers
         self.learn.spoilt = bad if self.spoilt is None else self.spoilt | bad
         where = dict(step=self.train_iter, epoch=self.epoch, lr=self.opt.hypers[-1]['lr'])
         self.steps.append((where, numbers))
@@ -138,7 +138,7 @@ class Watch(Callback):
         "Fetch the numbers of the last steps, and stop if one is not finite"
         steps, self.steps = self.steps, []
         if not steps: return
-        fetched = torch.stack([numbers for _, numbers in steps]).tolist()
+        fetched = torch.stack([numbers for _, numbers in steps]).tolist() # [loss, norm] of each
         for (where, _), (loss, norm) in zip(steps, fetched):
             if math.isfinite(loss) and math.isfinite(norm): continue
             what = f'norm of the gradients {norm:.4g}' if math.isfinite(loss) else f'loss {loss:.4g}'
@@ -180,7 +180,7 @@ def validation_accuracy(learn:Learner):
         y = y.as_subclass(torch.Tensor).to(device)[:own]
         right = right + (pred[:own].argmax(1) == y).sum()
         n += len(y)
-    counts = from_all_processes((int(right), n))
+    counts = from_all_processes((int(right), n)) # of each process: images it got right, images
     return sum(right for right, _ in counts)/sum(n for _, n in counts)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #3f5f1cd6

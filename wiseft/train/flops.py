@@ -64,7 +64,7 @@ def passes(
         if type(module) is type(like.visual): _add(counted, 'images', inputs, output)
         is_table = type(module) is type(table) and module.weight.shape == table.weight.shape
         if is_table: _add(counted, 'texts', inputs, output)
-    hook = register_module_forward_hook(add)
+    hook = register_module_forward_hook(add) # of all modules: copies made in the block count, too
     try: yield counted
     finally: hook.remove()
 
@@ -78,6 +78,7 @@ def operations(classifier:ImageClassifier) -> tuple: # (of an image, of a text),
     def counted(f, given): # attention product by product: of its short cuts PyTorch counts nothing
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: f(given)
         return counter.get_total_flops()
+    # PyTorch's fused encoder layers are such short cuts, too
     usual = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
