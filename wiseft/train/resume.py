@@ -48,7 +48,7 @@ class Checkpoint(Callback):
             f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
             f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
         tidy(self.file.parent) # if all epochs are done, nothing more is written there
-        self.load(learn)
+        self.load(learn) # weights and optimizer; sets `done` and `saved`
         if learn.logger is not noop: print(self.position(), file=sys.stderr, flush=True)
 
     def position(self):
@@ -119,7 +119,8 @@ def _callbacks_with_state(learn): # dict
 def save(self:Checkpoint):
     "Write the checkpoint; stop the training at a number that is not finite"
     learn = self.learn
-    learn.watch.look()
+    learn.watch.look() # raises, too: its latest steps may not have been looked at
+    # names such as 'model.head.weight', 'optimizer.3.exp_avg', 'kept.0.n' (of a callback), 'noise.cpu'
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         for k,v in learn.opt.opt.state[p].items(): tensors[f'optimizer.{i}.{k}'] = v
@@ -181,9 +182,10 @@ def load(self:Checkpoint, learn:Learner):
     try:
         learn.model.load_state_dict(_tensors_under(self.saved, 'model.'))
         for i, p in enumerate(p for g in learn.opt.param_lists for p in g):
-            state = _tensors_under(self.saved, f'optimizer.{i}.')
+            state = _tensors_under(self.saved, f'optimizer.{i}.') # such as Adam's exp_avg, exp_avg_sq, step
+            # in the weight's own memory layout and on its device; the count of steps is a scalar
             for k, v in state.items(): state[k] = torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v)
-            learn.opt.opt.state[p] = state
+            learn.opt.opt.state[p] = state # of PyTorch's optimizer in fastai's wrapper
     except (RuntimeError, KeyError) as e: raise BadFile(
         f'{self.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
     self.done, self.epochs_before = position['step'], position['epochs_before']
