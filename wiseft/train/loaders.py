@@ -68,7 +68,7 @@ def crop_box(
     w = min(width, ratio*height) * kept**shape # shape: how much of the loss is the width's
     h = min(height, ratio*width) * kept**(1-shape)
     if min(width, height) < SMALL:
-        left, top = x*(width-w), y*(height-h)
+        left, top = x*(width-w), y*(height-h) # not whole numbers
         return left, top, min(left+w, width), min(top+h, height)
     w, h = max(1, round(w)), max(1, round(h))
     left = int(x*(width-w+1)) # each place as likely
@@ -162,6 +162,7 @@ class ClipDL(TfmdDL):
         self.own = None # images of the newest batch that are this process's
         super().__init__(dataset, **kwargs)
 
+    # all below take the place of methods of fastai's `DataLoader`, and of its `TfmdDL`
     def new(self, dataset=None, cls=None, **kwargs):
         own = dict(source=self.source, seed=self.seed) if dataset is None else {}
         return super().new(dataset, cls, **{**own, **kwargs})
@@ -178,7 +179,7 @@ class ClipDL(TfmdDL):
     def get_idxs(self):
         if self.source is None or not self.shuffle: return super().get_idxs()
         rng = np.random.default_rng((self.seed, self.epoch))
-        order, self.draws = rng.permutation(self.n), rng.random((self.n, 4))
+        order, self.draws = rng.permutation(self.n), rng.random((self.n, 4)) # draws: four per image, for `crop_box`
         done = self.first_batch*self.bs
         self.first_batch = 0
         self.epoch += 1
@@ -187,10 +188,11 @@ class ClipDL(TfmdDL):
     def __iter__(self): # whole batches: fastai's way, image by image, takes twice as long
         if self.source is None: return (yield from super().__iter__())
         self.before_iter()
-        lists = chunked(self.get_idxs(), self.bs, self.drop_last)
+        lists = chunked(self.get_idxs(), self.bs, self.drop_last) # of image numbers, one list a batch
         device = torch.device(self.device or 'cpu')
         read = partial(self.source.batch, draws=self.draws if self.shuffle else None)
         workers = self.source.n_workers(self.shuffle, device)
+        # each process reads its share of every batch: images and labels, or () if it can read none of them
         for batch in Feeder(read, [share(o) for o in lists], device, workers):
             self.own = len(batch[0]) if batch else 0
             # a process without a readable image takes part with one that counts for nothing
@@ -232,18 +234,21 @@ def clip_dataloaders(
     classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
     if captions: sets = _captioned_sets(source, validation, captions)
     else: sets = _labeled_sets(source, validation, classnames)
+    # transformed: from a PyTorch DataLoader, which gives tensors in place of pictures
     if any(images.transformed for images in sets): raise TypeError(
         'Training transforms images itself, and a DataLoader has transformed them already. Give its dataset without '
         'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10), '
         'where DataLoaders comes from fastai.data.core.')
     loaders = []
-    for images, shuffle in zip(sets, (True, False)):
+    for images, shuffle in zip(sets, (True, False)): # training images are shuffled and cropped, those to watch are not
         tokens = None
         if captions and images is not validation: # labeled images to watch stay labeled
             warn_of_texts(clip, images.classnames, captions=True)
-            tokens = clip.tokenizer(images.classnames) # (n_captions, context length)
-        pixels = PixelSource(images, clip, crop_scale if shuffle else None, progress, tokens, workers)
-        loaders.append(ClipDL(_image_by_image(images, clip), pixels, seed, bs=batch_size, shuffle=shuffle,
+            # their classes are captions: (n_captions, context length)
+            tokens = clip.tokenizer(images.classnames)
+        pixels = PixelSource(images, clip, crop_scale=crop_scale if shuffle else None, progress=progress, tokens=tokens,
+                             workers=workers)
+        loaders.append(ClipDL(_image_by_image(images, clip), source=pixels, seed=seed, bs=batch_size, shuffle=shuffle,
                               num_workers=0, after_item=ToTensor(), after_batch=Normalized(clip)))
     if captions: loaders[0].source.captions = dict( # for the recipe
         table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
@@ -334,20 +339,20 @@ def feature_dataloaders(
     "Loaders of cached features, computed without random crops"
     loaders = []
     for dl in dls:
-        pixels = getattr(dl, 'source', None)
+        pixels = getattr(dl, 'source', None) # of loaders from `clip_dataloaders`
         if isinstance(pixels, PixelSource): # from the cache, where an earlier training may have left them
             cached = extract_features(classifier, pixels.images, dl.bs, progress=pixels.progress)
             for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
             features, labels = cached.features, cached.labels
         else:
-            batches = []
+            batches = [] # (features, labels) of each batch
             for x, y in unaugmented_batches(dls, dl):
                 with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
                 batches.append((f.cpu(), torch.as_tensor(y).long().cpu()))
             features, labels = map(torch.cat, zip(*batches))
         data, source = TensorDataset(features, labels), FeatureSource(features, labels)
         bs, shuffle = getattr(dl, 'bs', None) or dl.batch_size, getattr(dl, 'shuffle', dl is dls.train)
-        loaders.append(ClipDL(data, source, getattr(dl, 'seed', 0), bs=bs, shuffle=shuffle, num_workers=0))
+        loaders.append(ClipDL(data, source=source, seed=getattr(dl, 'seed', 0), bs=bs, shuffle=shuffle, num_workers=0))
     return DataLoaders(*loaders, device=classifier.device)
 
 # %% ../../nbs/api/train/01_loaders.ipynb #f059990e
@@ -369,7 +374,8 @@ def check_dataloaders(
         f'item_tfms=Resize({size[1]}).')
     has_own_transform = isinstance(two_step_transform(classifier.clip.transform), OwnTransform)
     if has_own_transform: return captioned # its normalization is not known
-    stated = [_check_normalization(dl, classifier.clip) for dl in dls]
+    # if the training loader has no step that normalizes, the values of its first batch tell
+    stated = [_check_normalization(dl, classifier.clip) for dl in dls] # bool of each loader
     wrong = '' if stated[0] else classifier.clip.transform.wrong_range(x.as_subclass(torch.Tensor))
     if wrong: raise ValueError(wrong)
     return captioned
@@ -379,7 +385,7 @@ def _check_normalization(dl, clip) -> bool:
     "Whether a fastai DataLoader normalizes; ValueError if its mean or std differ from the CLIP's"
     pipelines = [getattr(dl, p, None) for p in ('after_item', 'after_batch')]
     steps = [f for p in pipelines for f in getattr(p, 'fs', ()) if isinstance(f, (Normalize, Normalized))]
-    right = {k: [round(v, 4) for v in clip.preprocess[k]] for k in ('mean', 'std')}
+    right = {k: [round(v, 4) for v in clip.preprocess[k]] for k in ('mean', 'std')} # of three colors each
     for f in steps:
         used = f.clip.preprocess if isinstance(f, Normalized) else {k: getattr(f, k).flatten().cpu() for k in right}
         for k in right:

@@ -224,13 +224,15 @@ class Loss(Callback):
         x = self.xb[0].as_subclass(torch.Tensor)
         y = self.yb[0].as_subclass(torch.Tensor)
         if not self.training and not is_captions(y): return
+        # `pred` and y hold all images of the batch, x and `head_input` those of this process alone
         features = gathered(self.head_input, self.learn.counts)
-        step = Step(self.learn, x, y, self.pred, features, self.loss_grad)
+        step = Step(self.learn, x, y, logits=self.pred, features=features, cross_entropy=self.loss_grad)
         with torch.autocast(x.device.type, enabled=False): terms = self.loss(step)
         terms = {name: torch.as_tensor(value, device=x.device) for name, value in terms.items()} # one may be a float
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
         if not self.training: return
+        # for `mean`, which weights batches by their images
         for name,value in terms.items(): self.sums[name] = self.sums.get(name, 0.) + value.detach()*len(y)
         self.n_images += len(y)
     def after_fit(self): self.stack.close()
@@ -251,7 +253,8 @@ def names(self:Loss):
     logits = classifier.head(features)
     self.learn.counts = [len(y)] # those of others don't matter here
     with torch.random.fork_rng(): # a loss may draw
-        terms = self.loss(Step(self.learn, x, y, logits, features, self.loss_func(logits, y)))
+        step = Step(self.learn, x, y, logits=logits, features=features, cross_entropy=self.loss_func(logits, y))
+        terms = self.loss(step)
     if not isinstance(terms, dict): raise ValueError(
         f'{self.loss.title} returned {kind_and_shape(terms)}. A loss returns a dict of named terms, such as '
         'dict(ce=step.cross_entropy).')
@@ -301,11 +304,14 @@ class Constraint(Callback):
         self.share, self.canceled = 0., False
         if canceled: return
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
+        # from `Watch`, a bool on the device: was a loss or gradient not finite? Then every weight stays as it is
         spoilt = getattr(self.learn, 'spoilt', None)
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
             before = p.clone()
+            # lr and share go to methods that take them; share: of this step in the sum of all learning rates
             options = {k: v for k, v in dict(lr=lrs[p], share=share).items() if k in self.constraint.parameters}
+            # memory: a dict in which the method keeps what it likes from step to step; None: it changed p in place
             constrained = self.constraint(p, p0, p.grad, memory, **options)
             if constrained is not None and constrained is not p: p.copy_(constrained)
             if spoilt is not None: torch.where(spoilt, before, p, out=p)
