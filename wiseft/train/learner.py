@@ -87,13 +87,14 @@ def finetune(
     _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
-                               progress, captions)
+        dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation=validation, crop_scale=crop_scale,
+                               workers=workers, seed=seed, progress=progress, captions=captions)
         dls.valid.bs = batch_size # nothing is accumulated there
         learn = clip_learner(classifier, dls, train, precision=precision, progress=progress, loss=loss,
                              constraint=constraint, accumulate=accumulate, **kwargs)
         if epochs is None: epochs = max(10, math.ceil(500/len(learn.dls.train)))
-        try: learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
+        try: learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir=checkpoint_dir,
+                              checkpoint_steps=checkpoint_steps, resume=resume, cbs=cbs)
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
     return learn.classifier.eval()
 
@@ -172,11 +173,13 @@ def clip_learner(
     recipe = dict(train=train if isinstance(train, str) else method_recipe(train), wd=wd, clip_norm=clip_norm,
                   label_smoothing=label_smoothing, precision=fitting_precision(precision, classifier.device),
                   train_batchnorm=train_batchnorm)
+    # in the recipe only if they are given
     if isinstance(class_weights, str): recipe['class_weights'] = class_weights
     elif class_weights is not None: recipe['class_weights'] = [float(w) for w in class_weights]
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
     check_settings(image_dls, classifier, recipe, loss, loss_func, captioned)
+    # what a method computes before the first step becomes hyperparameters of it
     if loss:
         loss = loss.with_prepared(classifier)
         recipe['loss'] = method_recipe(loss)
@@ -189,16 +192,18 @@ def clip_learner(
     dls, model = image_dls, student
     if train == 'head': dls, model = feature_dataloaders(image_dls, student), HeadOnFeatures(student)
     # fastai's learner
-    if captioned: loss_func = _no_labels
+    if captioned: loss_func = _no_labels # the callback `Loss` computes the loss of pairs
     elif loss_func is None: loss_func = CrossEntropyLossFlat(
         label_smoothing=label_smoothing, weight=weights_of_classes(class_weights, dls, initial))
+    # where captions train, labeled images may still be watched
     watches_labels = not captioned or not is_captions(first_batch(dls.valid)[1])
     factors = lr_factor_per_weight(student, **lr_factors) if lr_factors else None
     callbacks = [*_callbacks(student, recipe, loss, constraint, factors, grad_checkpointing), *L(cbs)]
     settings = dict(metrics=accuracy if watches_labels else [], loss_func=loss_func, opt_func=adamw,
                     splitter=partial(parameter_groups, factors=factors), lr=usual_lr(initial), wd=wd, wd_bn_bias=True,
                     path='.', cbs=callbacks)
-    return ClipLearner(dls, model, initial, image_dls, recipe, progress, **settings | kwargs)
+    return ClipLearner(dls, model, given=initial, image_dls=image_dls, recipe=recipe, progress=progress,
+                       **settings | kwargs) # kwargs take the place of these defaults
 
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
 def _callbacks(student, recipe, loss, constraint, factors, grad_checkpointing): # list of fastai callbacks
@@ -229,10 +234,11 @@ def weights_of_classes(
         if weights != 'balanced': raise ValueError(
             f"class_weights is {weights!r}. Expected 'balanced', or one number per class.")
         source, n_classes = getattr(dls.train, 'source', None), len(classifier.classnames)
+        # of all training images: a `PixelSource` has an image set, a `FeatureSource` the labels themselves
         if source: labels = getattr(source, 'images', source).labels
         else: labels = torch.cat([y.flatten().cpu() for _, y in unaugmented_batches(dls, dls.train)])
         counts = torch.bincount(torch.as_tensor(labels), minlength=n_classes).clamp(min=1)
-        weights = len(labels)/(n_classes*counts)
+        weights = len(labels)/(n_classes*counts) # as scikit-learn's 'balanced'
     return torch.as_tensor(weights, dtype=torch.float32, device=classifier.device)
 
 # %% ../../nbs/api/train/07_learner.ipynb #27ba421d
@@ -245,7 +251,7 @@ def _training_copy(classifier, train, loss, constraint): # `ImageClassifier`
     if constraint and parametrized(model): raise ValueError(
         f'{constraint.title} moves each weight after a step, and {train.title} computes weights from other '
         'ones: leave out one of the two.')
-    given = (loss.given if loss else {}) | (constraint.given if constraint else {})
+    given = (loss.given if loss else {}) | (constraint.given if constraint else {}) # hyperparameters that were set
     tensors = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': tensors} if tensors else {} # files that are saved beside it
     return model
@@ -305,13 +311,15 @@ class ClipLearner(Learner):
         "Token ids of the prompts, for losses that read"
         return self.given.prompt_tokens().to(self.student.device)
 
+    # in place of fastai's, as is `_do_one_batch` below: with accuracy before the first step, and several processes
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, **kwargs):
         is_lr_find = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
         if self.initial_accuracy is None and not is_lr_find: self.initial_accuracy = validation_accuracy(self)
         self.stop_reason = None
+        # of several processes: the model that averages gradients over them, and a context in which it does not
         self.wrapped, self.no_sync = distributed(self.model)
         device, path = self.given.device, self.path
-        self.given.to('cpu') # where it waits; a loss or a constraint that asks for it gets a copy
+        self.given.to('cpu') # the initial classifier waits there; a loss or a constraint that asks for it gets a copy
         try:
             with reuse_memory(), TemporaryDirectory() as folder:
                 if is_lr_find: self.path = Path(folder) # it leaves a folder `models`
@@ -346,7 +354,7 @@ def fit_cosine(self:ClipLearner,
     if self.opt is None: self.create_opt()
     if lr is None: lr = usual_lr(self.given)
     elif isinstance(lr, str): lr = float(lr)
-    self.opt.set_hyper('lr', lr)
+    self.opt.set_hyper('lr', lr) # fastai spreads a slice over the parameter groups
     lrs = [h['lr'] for h in self.opt.hypers]
     if warmup_steps is None: warmup_steps = min(500, epochs*len(self.dls.train)//10)
     cbs = [CosineSchedule(lrs, warmup_steps), *L(cbs)]
@@ -356,6 +364,7 @@ def fit_cosine(self:ClipLearner,
         checkpoint = Checkpoint(self, recipe, checkpoint_dir, checkpoint_steps, resume)
         with checkpoint.stoppable(): self.fit(epochs, lr, cbs=[*cbs, checkpoint])
     else: self.fit(epochs, lr, cbs=cbs)
+    # the record that is saved with the classifier
     self.student.recipe = recipe | run_circumstances(self, perf_counter()-start)
     self.student.metrics = validation_metrics(self)
     source = getattr(self.image_dls.train, 'source', None) # of loaders from `clip_dataloaders`
@@ -387,13 +396,14 @@ class CosineSchedule(ParamScheduler):
 @patch
 def _do_one_batch(self:ClipLearner):
     "Compute a batch, in parts during training; where memory is short, in twice as many from then on"
-    own = getattr(self.dl, 'own', None)
+    own = getattr(self.dl, 'own', None) # of a `ClipDL`: images of the batch that this process has
     counts = [find_bs(self.xb)] if own is None else from_all_processes(own) # images of each process
     if not (self.training and self.yb): return self.compute(self.model, counts)
-    xb, yb = self.xb, self.yb
+    xb, yb = self.xb, self.yb # the whole batch; `in_parts` sets parts
     while True:
         try: return self.in_parts(counts)
         except (RuntimeError, MemoryError) as e:
+            # several processes could not agree on it: the others had memory enough
             can_halve = self.can_split and len(counts) == 1 and self.accumulate < counts[0]
             if not (can_halve and is_out_of_memory(e)): raise
         self.xb, self.yb = xb, yb
@@ -434,9 +444,10 @@ def weight_of(self:ClipLearner, y:torch.Tensor): # number, or scalar tensor
 def in_parts(self:ClipLearner, counts:list): # counts: images of each process
     "A step of training whose batch is computed in `accumulate` parts, whose gradients add up"
     xb, yb, results, start = self.xb, self.yb, [], 0
+    # for each process, the number of its images in each part
     by_process = [[len(part) for part in torch.arange(n).tensor_split(self.accumulate)] for n in counts]
     parts = [part for part in zip(*by_process) if any(part)] # of each: how many images of each process it has
-    whole = self.weight_of(gathered(yb[0], counts))
+    whole = self.weight_of(gathered(yb[0], counts)) # of the batch, over all processes
     for k, part in enumerate(parts):
         if k and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch() # it left autocast after the loss
         n = part[rank()]
@@ -444,11 +455,12 @@ def in_parts(self:ClipLearner, counts:list): # counts: images of each process
         self.xb, self.yb = [x[rows] for x in xb], [y[rows] for y in yb]
         start += n
         with nullcontext() if k == len(parts)-1 else self.no_sync(): # processes share gradients with the last part
-            self.compute(self.wrapped, part)
+            self.compute(self.wrapped, part) # sets `pred`, `loss`, and `yb`, of the part's images in all processes
             share = self.weight_of(self.yb[0])/whole # of the part in the mean over the batch
             self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
             self._with_events(self._backward, 'backward', CancelBackwardException)
         results.append((self.pred.detach(), self.yb, self.loss.detach()))
+    # the batch as a whole again, for callbacks and metrics
     preds, labels, losses = zip(*results)
     self.xb, self.yb = xb, tuple(torch.cat(ys) for ys in zip(*labels))
     self.pred, self.loss = torch.cat(preds), sum(losses)
@@ -467,6 +479,7 @@ def check_settings(
     if captioned and not trains_text: raise ValueError(
         'These images have captions and no labels, which takes a loss that trains the text tower: '
         f"{python_or_shell('loss=flyp', '--method flyp')}, for instance.")
+    # other: what takes the place of the cross-entropy that the setting changes
     for name, other in dict(label_smoothing=loss_func or captioned, class_weights=loss_func or loss).items():
         if recipe.get(name) and other: raise ValueError(
             f'{option(name)} belongs to cross-entropy, and another loss takes its place: give one of them.')
