@@ -160,6 +160,7 @@ class Watch(Callback):
         # early dips are usual
         if self.warned or start is None or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
         now = int(self.right)/self.n_images
+        # below by more than two standard errors of a difference of two proportions?
         if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.n_images) or rank(): return
         self.warned = True
         warn_user(
