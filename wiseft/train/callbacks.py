@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERIOD', 'BUSY', 'EVERY', 'FreezeBatchNorm', 'ProgressLines', 'time_left', 'core_wait', 'BusyCores',
-           'GradCheckpointing', 'ClipGradients', 'Watch', 'validation_accuracy', 'LrFactors', 'LossOnDevice',
+           'GradientCheckpointing', 'ClipGradients', 'Watch', 'validation_accuracy', 'LrFactors', 'LossOnDevice',
            'Progress', 'FetchLosses']
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #24cd2759
@@ -90,7 +90,7 @@ class BusyCores(Callback):
         print(BUSY, file=sys.stderr, flush=True)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #c7a10002
-class GradCheckpointing(Callback):
+class GradientCheckpointing(Callback):
     "During a fit, compute layers again in the backward pass instead of keeping their outputs"
     def __init__(self, classifier:ImageClassifier): # that trains
         self.towers = classifier.clip.model if classifier.head_from_text else classifier.visual

@@ -44,7 +44,7 @@ from ..infer.inference import reuse_memory
 from .loaders import (ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, first_batch,
                                   is_captions, unaugmented_batches)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
-from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, GradCheckpointing,
+from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, GradientCheckpointing,
                                     LossOnDevice, LrFactors, Progress, ProgressLines, Watch, validation_accuracy)
 from .trainable import (choose_weights, parameter_groups, parametrized, plain_weights, lr_factor_per_weight,
                                     parse_train)
@@ -216,7 +216,7 @@ def _callbacks(student, recipe, loss, constraint, factors, grad_checkpointing): 
     if loss and loss.teacher: callbacks.append(Teacher(loss.teacher)) # a moving average that the loss learns from
     if constraint: callbacks.append(Constraint(constraint)) # after each step of the optimizer
     if factors: callbacks.append(LrFactors(factors)) # under any schedule
-    if grad_checkpointing: callbacks.append(GradCheckpointing(student))
+    if grad_checkpointing: callbacks.append(GradientCheckpointing(student))
     return callbacks
 
 def _no_labels(logits, y): # until `Loss` takes over; cross-entropy for labeled validation images
