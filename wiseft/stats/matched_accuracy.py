@@ -146,8 +146,10 @@ def matched_gains(
     all_reference, all_shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
     reference, shifted = all_reference[k:], all_shifted[k:]
     _, beyond = place_on(all_reference[:k], all_shifted[:k], reference)
-    gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
-    # three differences (gain, ahead, lead) in rows, and their variance over images and over seeds, (3, n_methods)
+    # the gain itself is by halves: with all images, those that choose a place on the curve would also judge it
+    gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng)) # NaN past the end of the curve
+    # how sure it is: three differences in rows, 0 gain, 1 ahead (of the chosen point, mean of reference and shift),
+    # 2 lead (on the reference), and their variance over images and over seeds, all (3, n_methods)
     top = all_reference[:k].argmax() # the curve's most accurate point on the reference
     def on_all_images(correct): # (3, n_methods)
         accuracies = {s: c.mean(1)[None] for s, c in correct.items()} # as of one resample
@@ -157,6 +159,7 @@ def matched_gains(
     over_seeds = np.full(over_images.shape, np.nan)
     if without: over_seeds = seed_variance([on_all_images(_curve_and_methods(*each, names)) for each in without])
     fewest = min(len(set(units[s])) if units else c.shape[1] for s, c in correct.items())
+    # standard error of both together, and its degrees of freedom: of the units of the smallest set, and of seeds
     error, df = both_chances(over_images, over_seeds, fewest, len(without))
     of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
     # only what is known over seeds has a p; alone: intervals over images alone; index 0: gain, 1: ahead
@@ -200,7 +203,7 @@ def against_itself(
     n, k = len(seeds), len(seeds[0][REFERENCE])
     gains, aheads = [], []
     for half, other in halves_of_seeds(n):
-        # the curve of one half of the seeds; the chosen point of the other half is the method
+        # a bench of one method: the curve is that of one half of the seeds, the method the other half's chosen point
         correct = {}
         for s in seeds[0]:
             curve, point = np.mean([seeds[i][s] for i in other], 0), np.mean([seeds[i][s] for i in half], 0)[chosen]
@@ -209,7 +212,8 @@ def against_itself(
         reference, shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
         both = (reference+shifted)/2
         aheads.append(both[k]-both[chosen])
-    # intervals from the spread over splits; the mean of `aheads` is 0, as each split is there both ways round
+    # intervals from the spread over splits; the mean of `aheads` is 0, as each split is there both ways round.
+    # halves of the seeds scatter more than all of them against as many others do: `scaled_to_all` is that factor
     width = stats.t.ppf(.975, n-1)*scaled_to_all(n)
     gain, wide = np.mean(gains), width*np.std(gains)
     far = width*np.sqrt(np.mean(np.square(aheads)))

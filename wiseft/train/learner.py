@@ -166,7 +166,7 @@ def clip_learner(
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
     image_dls = dls if isinstance(dls, DataLoaders) else clip_dataloaders(dls, classifier, progress=progress)
     captioned = check_dataloaders(image_dls, classifier) # do the images have captions in place of labels?
-    train = parse_train(train)
+    train = parse_train(train) # 'all', 'head', 'last:2', or a `Method`
     loss = as_method(loss, 'loss') if loss else None
     constraint = as_method(constraint, 'constraint') if constraint else None
     if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
@@ -186,7 +186,7 @@ def clip_learner(
     if constraint:
         constraint = constraint.with_prepared(classifier)
         recipe['pull'] = method_recipe(constraint) # as earlier versions call it
-    # what trains: a copy on images, or its head on features
+    # `initial` stays as it is; `student`, its copy, trains on images, or `model`, the student's head, on features
     initial = classifier.with_text() if loss and loss.trains_text else classifier
     student = _training_copy(initial, train, loss, constraint)
     dls, model = image_dls, student

@@ -238,6 +238,7 @@ def interpolate(
 
     ValueError if the two don't fit together, are swapped, or one is an average itself.
     """
+    # `merge` checks that the two fit together and are the ends that they should be
     return merge(zeroshot, [finetuned], wise_ft, parts=parts, alpha=check_alpha(alpha))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ebf2a60d
