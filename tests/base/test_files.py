@@ -378,6 +378,30 @@ def test_a_name_that_is_too_long(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_waiting_for_a_lock_is_told(tmp_path, monkeypatch):
+    "A process that holds the lock may be stopped: whoever waits learns what for."
+    p = start("""
+        from wiseft.base.files import locked
+        with locked(target):
+            ready()
+            sys.stdin.readline()
+        """, tmp_path / "results.csv", stdin=subprocess.PIPE)
+    assert p.stdout.readline() == "ready\n"
+    monkeypatch.setattr(files, "_PATIENCE", 0.1)
+    real = time.sleep
+
+    def rest(seconds):
+        real(seconds)
+        if time.monotonic() - began > 1 and p.poll() is None:
+            p.communicate("go on\n")
+    began = time.monotonic()
+    monkeypatch.setattr(time, "sleep", rest)
+    with pytest.warns(UserWarning, match="results.csv: waiting for another process that is writing it") as record:
+        append_results(table(0.5), tmp_path / "results.csv")
+    assert len(record) == 1 and time.monotonic() - began > 1
+    assert len(read_results(tmp_path / "results.csv")) == 6
+
+
 def test_a_disk_that_is_only_read(small_disk):
     target = small_disk / "results.csv"
     target.write_text("old")

@@ -8,7 +8,7 @@ __all__ = ['MOST_COLUMNS', 'MARKER', 'data_root', 'cache_root', 'package_data', 
            'tidy', 'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once']
 
 # %% ../../nbs/api/base/02_files.ipynb #f7caf17a
-import errno,hashlib,json,os,re,secrets,shutil,time,zipfile
+import errno,hashlib,json,math,os,re,secrets,shutil,time,zipfile
 from contextlib import contextmanager,suppress
 from importlib.resources import files
 from pathlib import Path
@@ -303,6 +303,8 @@ def existing_folder(path:str|Path, what:str='folder') -> Path:
     return path
 
 # %% ../../nbs/api/base/02_files.ipynb #8b8ea2d0
+_PATIENCE = 5. # seconds, after which a wait for another process is told
+
 @contextmanager
 def locked(
     target:str|Path, # file that is read and then replaced
@@ -314,8 +316,13 @@ def locked(
     name = os.fsdecode(os.fsencode(target.name)[:240]) # file systems allow 255 bytes
     with open(target.with_name(f'.{name}.lock'), 'ab') as file:
         is_locked = _lock(file) # False: another process holds the lock; None: locks don't work here
+        patience_ends = time.monotonic() + _PATIENCE
         while is_locked is False:
             if not wait: raise BlockingIOError(errno.EAGAIN, f'Another process is writing {target}.')
+            if time.monotonic() > patience_ends:
+                warn_user(f'{target}: waiting for another process that is writing it. If that process is stopped, '
+                          'continue or end it.')
+                patience_ends = math.inf # said once
             time.sleep(.05)
             is_locked = _lock(file)
         if is_locked is None: warn_user(

@@ -201,7 +201,7 @@ def wordnet_labels(
     classnames:list|None=None, # one a class, in the order of the labels; default those of the folders
 ): # dict folder -> label, and class names; None unless each folder is one of these classes of ImageNet
     "Labels of folders by WordNet id"
-    if not all(re.fullmatch(r'n\d{8}', f) for f in folders): return None # timm's file of ids isn't needed
+    if not all(re.fullmatch(r'n\d{8}', f) for f in folders): return None # before timm's list of ids is read
     name_of = imagenet_classes()
     if not name_of.keys() >= set(folders): return None
     if classnames is None:

@@ -213,7 +213,7 @@ def against_itself(
         both = (reference+shifted)/2
         aheads.append(both[k]-both[chosen])
     # intervals from the spread over splits; the mean of `aheads` is 0, as each split is there both ways round.
-    # halves of the seeds scatter more than all of them against as many others do: `scaled_to_all` is that factor
+    # `scaled_to_all`: from the spread between halves of the seeds to that between all of them and as many others
     width = stats.t.ppf(.975, n-1)*scaled_to_all(n)
     gain, wide = np.mean(gains), width*np.std(gains)
     far = width*np.sqrt(np.mean(np.square(aheads)))
