@@ -152,7 +152,7 @@ def test_every_tower(kind, folders, picture, tmp_path):
     head, logits = by_hand(clip, picture)
     double = zeroshot_classifier(replace(clip, model=deepcopy(clip.model).double()), NAMES, TEMPLATES)
     assert np.abs(double.head.weight.detach().numpy() - head).max() < 1e-6
-    assert np.abs(double(image).detach().numpy()[0] - logits).max() < 1e-6
+    assert np.abs(double(image).detach().numpy()[0] - logits).max() < 1e-6 * np.abs(logits).max()  # float32 logits
     zeroshot = zeroshot_classifier(clip, NAMES, TEMPLATES)
     assert np.abs(zeroshot.head.weight.detach().numpy() - head).max() < 1e-5 * np.abs(head).max()
     assert np.abs(zeroshot(image).detach().numpy()[0] - logits).max() < 1e-5 * np.abs(logits).max()

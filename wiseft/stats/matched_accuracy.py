@@ -136,43 +136,39 @@ def matched_gains(
     family:int|None=None, # number of tests that Holm's adjustment counts; default the methods
     n_resamples:int=2000,
     rng:np.random.Generator|None=None, # as in `resampled`
-# method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high,
-# ahead, ahead_low, ahead_high, p, p_holm, smallest, gain_p, over
-) -> pd.DataFrame:
+) -> pd.DataFrame: # columns as in the table above
     "Gains of methods over a curve: under shift at equal reference accuracy, and point against point"
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
-    correct = _curve_and_methods(methods, curve, names) # the k points of the curve, then the methods
-    all_reference, all_shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
-    reference, shifted = all_reference[k:], all_shifted[k:]
-    _, beyond = place_on(all_reference[:k], all_shifted[:k], reference)
-    # the gain itself is by halves: with all images, those that choose a place on the curve would also judge it
-    gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng)) # NaN past the end of the curve
-    # how sure it is: three differences in rows, 0 gain, 1 ahead (of the chosen point, mean of reference and shift),
-    # 2 lead (on the reference), and their variance over images and over seeds, all (3, n_methods)
-    top = all_reference[:k].argmax() # the curve's most accurate point on the reference
-    def on_all_images(correct): # (3, n_methods)
-        accuracies = {s: c.mean(1)[None] for s, c in correct.items()} # as of one resample
-        return _gain_ahead_lead(accuracies, k, chosen, top)[:, 0]
-    _, ahead, lead = on_all_images(correct) # the gain above is by halves, which this one isn't
-    over_images = _gain_ahead_lead(resampled(correct, units, n_resamples, rng), k, chosen, top).var(1, ddof=1)
-    over_seeds = np.full(over_images.shape, np.nan)
-    if without: over_seeds = seed_variance([on_all_images(_curve_and_methods(*each, names)) for each in without])
-    fewest = min(len(set(units[s])) if units else c.shape[1] for s, c in correct.items())
-    # standard error of both together, and its degrees of freedom: of the units of the smallest set, and of seeds
-    error, df = both_chances(over_images, over_seeds, fewest, len(without))
-    of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
-    # only what is known over seeds has a p; alone: intervals over images alone; index 0: gain, 1: ahead
-    alone, tests = np.isnan(over_seeds[1]), family or len(methods)
-    p = np.where(alone, np.nan, two_sided_p(ahead, error[1], df[1]))
-    return pd.DataFrame(dict(
-        method=names, reference=reference, shifted=shifted,
-        gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain,
-        beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead,
-        ahead=ahead, ahead_low=ahead-of_ahead, ahead_high=ahead+of_ahead,
-        p=p, p_holm=holm_among(p, tests), smallest=np.where(alone, np.nan, smallest_detectable(error[1], df[1], tests)),
-        gain_p=np.where(alone, np.nan, two_sided_p(gain, error[0], df[0])),
-        over=np.where(alone, 'images', 'images and seeds')))
+    correct = _curve_and_methods(methods, curve, names) # set name -> (k+n_methods, n_images): the curve comes first
+    reference, shifted = _reference_and_shifted(_accuracies(correct))
+    _, beyond = place_on(reference[:k], shifted[:k], reference[k:])
+    # the gain is by halves: images that choose a place on the curve don't judge it; past the curve's end there is none
+    gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
+    # gain, ahead, and beyond, (…, n_methods) each: of all, of resamples of the images, without each of the seeds
+    top = reference[:k].argmax()
+    def differences(accuracies): return _differences(accuracies, k, chosen, top)
+    of_all = differences(_accuracies(correct)) | dict(gain=gain)
+    of_resamples = differences(resampled(correct, units, n_resamples, rng))
+    without_seed = [differences(_accuracies(_curve_and_methods(*each, names))) for each in without]
+    # what these say of chance: over images from the resamples, over seeds from leaving them out (a jackknife)
+    n_images = min(len(set(units[s])) if units else c.shape[1] for s, c in correct.items()) # of the smallest set
+    n_tests = family or len(methods)
+    table = dict(method=names, reference=reference[k:], shifted=shifted[k:], baseline=shifted[k:]-gain)
+    for name, value in of_all.items():
+        over_images, over_seeds = of_resamples[name].var(0, ddof=1), np.full(len(names), np.nan)
+        if without: over_seeds = seed_variance([d[name] for d in without_seed])
+        error, df = both_chances(over_images, over_seeds, n_images, len(without))
+        far = error*stats.t.ppf(.975, df)
+        table |= {name: value, f'{name}_low': value-far, f'{name}_high': value+far}
+        over_both = ~np.isnan(over_seeds) # only then there is a p
+        table[f'{name}_p'] = np.where(over_both, two_sided_p(value, error, df), np.nan)
+        table[f'{name}_smallest'] = np.where(over_both, smallest_detectable(error, df, n_tests), np.nan)
+    short = dict(gain_low='low', gain_high='high', ahead_p='p', ahead_smallest='smallest')
+    table = pd.DataFrame(table | dict(beyond=beyond)).rename(columns=short)
+    over = np.where(over_both, 'images and seeds', 'images')
+    return table.assign(p_holm=holm_among(table.p, n_tests), over=over).drop(
+        columns=['gain_smallest', 'beyond_p', 'beyond_smallest'])
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #68058171
 def _curve_and_methods(methods, curve, names): # set name -> (k+n, n_images)
@@ -184,14 +180,15 @@ def _curve_and_methods(methods, curve, names): # set name -> (k+n, n_images)
         out[s] = np.vstack([c, *rows])
     return out
 
-def _gain_ahead_lead(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
-    "Gain of all classifiers after the curve, lead over its chosen point, and lead on the reference over its top one"
+def _accuracies(correct): return {s: c.mean(1) for s, c in correct.items()} # set name -> (k+n,)
+
+def _differences(accuracies, k, chosen, top): # accuracies: set name -> (…, k+n)
+    "Of the n classifiers after the k of the curve: gain, ahead, and beyond; (…, n) each"
     reference, shifted = _reference_and_shifted(accuracies)
-    value, _ = at_reference(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
     both = (reference+shifted)/2
-    ahead = both[:, k:]-both[:, [chosen]]
-    lead = reference[:, k:]-reference[:, [top]]
-    return np.stack([shifted[:, k:]-value, ahead, lead])
+    value, _ = at_reference(reference[..., None, :k], shifted[..., None, :k], reference[..., k:])
+    return dict(gain=shifted[..., k:]-value, ahead=both[..., k:]-both[..., [chosen]],
+                beyond=reference[..., k:]-reference[..., [top]])
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #d7dc0e9f
 def against_itself(
@@ -209,7 +206,7 @@ def against_itself(
             curve, point = np.mean([seeds[i][s] for i in other], 0), np.mean([seeds[i][s] for i in half], 0)[chosen]
             correct[s] = np.vstack([curve, point])
         gains.append(judged_by_halves(correct, k, units, n_splits=10)[0]) # of the only method
-        reference, shifted = _reference_and_shifted({s: c.mean(1) for s, c in correct.items()})
+        reference, shifted = _reference_and_shifted(_accuracies(correct))
         both = (reference+shifted)/2
         aheads.append(both[k]-both[chosen])
     # intervals from the spread over splits; the mean of `aheads` is 0, as each split is there both ways round.
