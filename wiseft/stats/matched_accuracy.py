@@ -111,15 +111,16 @@ def judged_by_halves(
     half = np.zeros((n_splits, len(groups)), bool)
     while (lacks := _lacks_a_set(half, numbers) | _lacks_a_set(~half, numbers)).any():
         half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
-    # accuracies on each half, two arrays (n_splits, m): units of the other half have the weight 0
-    one = _reference_and_shifted(_weighted_accuracies(correct, numbers, half.astype(float)))
-    other = _reference_and_shifted(_weighted_accuracies(correct, numbers, (~half).astype(float)))
-    # each half chooses a place on the curve, where the other judges
-    gains = []
-    for (reference, shifted), (_, judged) in ((one, other), (other, one)):
-        place, _ = place_on(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
-        gains.append(judged[:, k:]-at_place(judged[:, None, :k], place))
-    return np.mean(gains, (0, 1)) # over both directions and all splits
+    def on(units): # accuracies on these units, (n_splits, m) each: the others have the weight 0
+        return _reference_and_shifted(_weighted_accuracies(correct, numbers, units.astype(float)))
+    one, other = on(half), on(~half)
+    return np.mean([_gain(one, other, k), _gain(other, one, k)], (0, 1)) # over both directions and all splits
+
+def _gain(chooses, judges, k): # (…, m-k); both (accuracies on the reference, under shift), (…, m) each
+    "Accuracy under shift above the curve, the first k: one set of images chooses the place on it, one judges there"
+    (reference, shifted), (_, judged) = chooses, judges
+    place, _ = place_on(reference[..., None, :k], shifted[..., None, :k], reference[..., k:])
+    return judged[..., k:]-at_place(judged[..., None, :k], place)
 
 def _reference_and_shifted(accuracies): # set name -> (…)
     "Accuracy on the reference, and mean accuracy under shift"
@@ -184,10 +185,9 @@ def _accuracies(correct): return {s: c.mean(1) for s, c in correct.items()} # se
 
 def _differences(accuracies, k, chosen, top): # accuracies: set name -> (…, k+n)
     "Of the n classifiers after the k of the curve: gain, ahead, and beyond; (…, n) each"
-    reference, shifted = _reference_and_shifted(accuracies)
+    reference, shifted = sides = _reference_and_shifted(accuracies)
     both = (reference+shifted)/2
-    value, _ = at_reference(reference[..., None, :k], shifted[..., None, :k], reference[..., k:])
-    return dict(gain=shifted[..., k:]-value, ahead=both[..., k:]-both[..., [chosen]],
+    return dict(gain=_gain(sides, sides, k), ahead=both[..., k:]-both[..., [chosen]],
                 beyond=reference[..., k:]-reference[..., [top]])
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #d7dc0e9f
