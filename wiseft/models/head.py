@@ -117,13 +117,15 @@ def zeroshot_head(
 ): # `ClassificationHead`, weight (n_classes, dim): unit-norm rows × logit scale
     "Linear head whose rows are the averaged embeddings of each class's prompts"
     names, templates = find_classnames(classnames), find_templates(templates)
-    texts = [text for name in names for text in prompts(name, templates)] # those of the first class come first
-    if all(name.strip().isdecimal() for name in names):
-        python = "give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the folders"
-        warn_user(f'The class names are numbers ({first_few(names)}): prompts such as {texts[len(templates)-1]!r} name '
-                  f"no object. Unless the images show digits, {python_or_shell(python, 'rename the folders')}.")
+    texts = [text for name in names for text in prompts(name, templates)]
+    if all(name.strip().isdecimal() for name in names): _warn_of_numbers(names, prompts(names[0], templates)[-1])
     warn_of_texts(clip, texts)
     features = _text_features(clip, texts, keep)
     rows = average_prompts(features.reshape(len(names), len(templates), -1))
     bias = None if clip.logit_bias is None else rows.new_full((len(names),), clip.logit_bias)
     return ClassificationHead(clip.logit_scale*rows, bias).to(clip.device)
+
+def _warn_of_numbers(names, prompt):
+    python = "give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the folders"
+    warn_user(f'The class names are numbers ({first_few(names)}): prompts such as {prompt!r} name no object. '
+              f"Unless the images show digits, {python_or_shell(python, 'rename the folders')}.")

@@ -44,29 +44,30 @@ def methods(
     "List the methods of fine-tuning, averaging, merging, and ensembling, or describe one."
     from wiseft.base.registry import KINDS, find_method
     from wiseft.methods.index import listed_methods
-    # name -> fields of `Method`, `what` it does in a line, and its page; read from the files without importing
-    known = {m['name']: m | dict(page=_page_address(m)) for m in listed_methods()}
+    # name -> dict of a method's fields, `what` it does in a line, and its page; from the files, importing none of them
+    rows = {row['name']: row | dict(page=_page_address(row)) for row in listed_methods()}
     if use:
         for m in load_methods(use).values(): # the user's own are added
             what = (m.__doc__ or '').strip().partition('\n')[0] or '(no docstring)'
-            known.setdefault(m.name, vars(m) | dict(what=what, page=''))
+            rows.setdefault(m.name, vars(m) | dict(what=what, page=''))
     if name:
-        for part in map(find_method, name.split('+')): # 'TSV-M+LiNeS' is a chain
-            m = known[part.name]
-            settings = ', '.join(f'{k}={v}' for k, v in part.hyperparameters.items())
-            paper = m['paper'] and f'https://arxiv.org/abs/{m["paper"]}'
-            about = dict(needs=m['needs'], costs=m['cost'], strength=m['strength'], settings=settings, paper=paper,
-                         page=m['page'])
-            _print(f'{m["name"]} ({m["kind"]}): {m["what"]}')
-            for label, words in about.items():
-                if words: _print(f'  {label:10}{words}')
+        for method in map(find_method, name.split('+')): # 'TSV-M+LiNeS' is a chain
+            _describe(rows[method.name], method.hyperparameters)
         return
     for kind in KINDS:
         _print(kind, style='bold')
-        for m in known.values():
-            if m['kind'] == kind: _print(fill(m['what'], 100, initial_indent=f'  {m["name"]:22}',
-                                              subsequent_indent=' '*24))
+        for row in rows.values():
+            if row['kind'] == kind: _print(fill(row['what'], 100, initial_indent=f'  {row["name"]:22}',
+                                                subsequent_indent=' '*24))
     _print('`wiseft methods NAME` describes one.')
+
+def _describe(row, hyperparameters):
+    _print(f'{row["name"]} ({row["kind"]}): {row["what"]}')
+    about = dict(needs=row['needs'], costs=row['cost'], strength=row['strength'],
+                 settings=', '.join(f'{k}={v}' for k, v in hyperparameters.items()),
+                 paper=row['paper'] and f'https://arxiv.org/abs/{row["paper"]}', page=row['page'])
+    for label, words in about.items():
+        if words: _print(f'  {label:10}{words}')
 
 def _print(line, **options): standard_output().print(line, markup=False, highlight=False, **options)
 

@@ -364,12 +364,14 @@ def fit_cosine(self:ClipLearner,
         checkpoint = Checkpoint(self, recipe, checkpoint_dir, checkpoint_steps, resume)
         with checkpoint.stoppable(): self.fit(epochs, lr, cbs=[*cbs, checkpoint])
     else: self.fit(epochs, lr, cbs=cbs)
-    # the record that is saved with the classifier
-    self.student.recipe = recipe | run_circumstances(self, perf_counter()-start)
-    self.student.metrics = validation_metrics(self)
-    source = getattr(self.image_dls.train, 'source', None) # of loaders from `clip_dataloaders`
-    if source and not rank(): keep_training_thumbnails(recipe['images'], source.images) # to find copies in test sets
+    _keep_record(self, recipe | run_circumstances(self, perf_counter()-start))
     return self
+
+def _keep_record(learn, recipe):
+    "What is saved with the classifier; and small copies of the training images, to find them in test sets"
+    learn.student.recipe, learn.student.metrics = recipe, validation_metrics(learn)
+    source = getattr(learn.image_dls.train, 'source', None) # only loaders of `clip_dataloaders` know their images
+    if source and not rank(): keep_training_thumbnails(recipe['images'], source.images)
 
 # %% ../../nbs/api/train/07_learner.ipynb #6e605651
 def cosine_lr(step:int, steps:int, warmup_steps:int) -> float: # factor on the learning rate

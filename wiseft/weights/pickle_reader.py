@@ -201,21 +201,21 @@ def read_archive(
 _magic = 0x1950a86a20f9469cfc6c # with which these files begin
 
 def _read_old(data, file): # what it holds
-    "Read a file of PyTorch before 1.6 after its magic number: version, machine, value, keys, what is stored for them"
-    dtypes, places = {}, {} # by key; for the types, the value is read first without what is stored
+    "Read a file of PyTorch before 1.6 after its magic number"
+    # pickles follow: version of the format, sizes of integers, the value, keys of its tensors; then each tensor's values
+    for _ in range(2): StubUnpickler(file).load()
+    start = file.tell()
+    # the value says which type each tensor has, so it is read twice: for the types, and with the tensors
+    dtypes, stored = {}, {} # by key
     def note_dtype(key, dtype, n):
         dtypes[key] = dtype
         return torch.empty(n, dtype=dtype, device='meta')
-    for _ in range(2): StubUnpickler(file).load() # the version of the format, and sizes of the machine's integers
-    start = file.tell()
-    StubUnpickler(file, note_dtype).load() # notes the type of each key
-    for key in StubUnpickler(file).load(): # then come the values of each: their number in 8 bytes, and they themselves
+    StubUnpickler(file, note_dtype).load()
+    for key in StubUnpickler(file).load():
         n = int.from_bytes(file.read(8), 'little')*dtypes[key].itemsize # bytes
-        places[key] = file.tell(), file.tell()+n
-        if places[key][1] > len(data): raise ValueError('Its end is missing.')
-        file.seek(n, io.SEEK_CUR)
+        if file.tell()+n > len(data): raise ValueError('Its end is missing.')
+        stored[key] = _values(bytearray(file.read(n)), dtypes[key])
     file.seek(start)
-    stored = {key: _values(bytearray(data[a:b]), dtypes[key]) for key, (a, b) in places.items()}
     return StubUnpickler(file, lambda key, dtype, n: stored[key]).load()
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #9df4d42b
