@@ -18,6 +18,8 @@ from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.ensembles import sweep
 from wiseft.infer.rules import choose_alpha
 from wiseft.methods.lines import lines
+from wiseft.methods.task_arithmetic import task_arithmetic
+from wiseft.methods.ties import ties
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.models.load import load_classifier
@@ -163,6 +165,15 @@ def test_alpha_chosen_on_validation_images_is_none(zeroshot, finetuned, suite, p
         warned = messages(choose_alpha, zeroshot, finetuned, images, alphas=(0, 0.5, 1), progress=False)
         assert not any("oracle" in w for w in warned)
     assert "validation images: zero-shot" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method, largest", [(ties, .9), (lines, .9), (task_arithmetic, 1), ("logits", 1)])
+def test_alpha_of_one_is_the_finetuned_classifier_or_no_choice(method, largest, zeroshot, finetuned, suite):
+    "A sweep ends at the fine-tuned classifier, and TIES at α = 1 is another one."
+    def last(accuracies, predictions):
+        return accuracies.index.max()
+
+    assert choose_alpha(zeroshot, finetuned, suite, last, method, progress=False) == largest
 
 
 def test_report_and_card_call_it_an_oracle(zeroshot, finetuned, photos, tmp_path):

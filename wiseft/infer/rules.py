@@ -6,11 +6,12 @@
 __all__ = ['standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'choose_alpha', 'keeps']
 
 # %% ../../nbs/api/infer/08_rules.ipynb #e837c62c
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from collections import defaultdict
 from pathlib import Path
 from ..base.registry import as_method
 from ..base.text import first_few, our_names, warn_user
+from ..weights.merge import merged_tensors, prepare_merge, ready_to_average, wise_ft
 from ..stats.intervals import mean_difference
 from ..stats.caveats import SMALL_SET, warnings_about_averaging
 from ..data.images import ImageSet
@@ -111,8 +112,10 @@ def choose_alpha(
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     candidates = accuracies[accuracies.index.isin(allowed)] # 0.5 is evaluated anyway
-    # the row of α = 0 is the zero-shot classifier, but a merge of parts leaves the rest fine-tuned
+    # the rows of the ends are the two classifiers. A merge of parts isn't the zero-shot one at 0, since it leaves the
+    # rest fine-tuned, and TIES or LiNeS aren't the fine-tuned one at 1
     if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.)
+    if not _ends_at_finetuned(zeroshot, finetuned, as_method(method), images): candidates = candidates.drop(1.)
     alpha = alpha_by_rule(candidates, n) if rule == 'nearest' else rule(candidates, predictions)
     # the choice in words: printed, and kept with its reason
     what = oracle_images or 'validation images'
@@ -128,6 +131,14 @@ def choose_alpha(
     if warnings: why = f'Here averaging at 0.5 costs; {why}'
     for sentence in warnings: warn_user(sentence)
     return ChosenAlpha(alpha, ' '.join([why, *warnings]))
+
+def _ends_at_finetuned(zeroshot, finetuned, method, images): # bool
+    "Whether a method at α = 1 is the fine-tuned classifier, as averages are"
+    if 'info' not in method.parameters or method.function is wise_ft.function: return True # an ensemble; WiSE-FT
+    base, [last] = ready_to_average(zeroshot, [finetuned])
+    prepared, weights = prepare_merge(method, base, [last], images), last.state_dict()
+    merged = merged_tensors(method.set(alpha=1.), base, [last], prepared)
+    return all(torch.allclose(t, weights[k].to(t), rtol=1e-4, atol=1e-6) for k, t in merged)
 
 # %% ../../nbs/api/infer/08_rules.ipynb #2c0a266d
 class keeps:
