@@ -202,7 +202,7 @@ def refresh(cache, tmp_path_factory):
         return done
 
     yield run_notebook
-    output = server.communicate()[1]
+    output = server.communicate()[1].partition("nanobind: leaked")[0]  # of Triton, at the end of some processes
     assert not output, "importing what is heavy and is not ours is silent"
 
 

@@ -42,11 +42,11 @@ def start(
     if n_processes() == 1 or _joined(): return
     from torch.distributed.rendezvous import rendezvous
     device = best_device(device)
+    if device.type == 'cuda': torch.cuda.set_device(device)
     # a key-value store that all processes reach, number of this process, number of processes
     _store, me, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
     group = dict(store=dist.PrefixStore('wiseft', _store), rank=me, world_size=n)
     if device.type == 'cuda':
-        torch.cuda.set_device(device)
         dist.init_process_group('cpu:gloo,cuda:nccl', timeout=timedelta(minutes=30), **group)
         # a group for Python objects, for which the others may wait while the first process works
         _cpus = dist.new_group(backend='gloo', timeout=timedelta(days=7))

@@ -220,7 +220,7 @@ def _move_folder(tmp, target, force, kind):
     "Rename a folder; with `force` the existing one waits in `old`, from where `tidy` fetches it if we are killed"
     old = tmp.parent.with_name('old')/target.name # tmp is '.wiseft-…/new/NAME', old '.wiseft-…/old/NAME'
     if force:
-        check_replaceable(target, kind)
+        check_replaceable(target, kind or 'folder')
         old.parent.mkdir()
         with suppress(FileNotFoundError): os.rename(target, old)
     try: os.rename(tmp, target)
@@ -343,9 +343,10 @@ def unzip_once(
     sha256:str, # its checksum
     folder:str|Path, # where unpacked copies are kept
 ) -> Path: # `folder/<first 12 digits of the checksum>`, holding all files of the archive
-    "Unpack a zip file, unless this was done before"
+    "Unpack and verify a zip file, unless this was done before"
     target = Path(folder)/sha256[:12]
     if target.exists(): return target
+    if sha256_file(archive) != sha256: raise ValueError(f'{archive} is damaged or another version. Install it again.')
     with suppress(FileExistsError), atomic_path(target) as tmp: # another process may be first
         with zipfile.ZipFile(archive) as z: z.extractall(tmp)
     return target

@@ -22,7 +22,7 @@ class Later:
     def __init__(self, name:str): self._name = name # 'open_clip'
     def __getattr__(self, attribute):
         is_private = attribute.startswith('_') and attribute != '__version__' # Jupyter and pytest ask for such names
-        if is_private: raise AttributeError(f'{self} has no attribute {attribute!r}')
+        if is_private: raise AttributeError(f'{type(self).__name__} has no attribute {attribute!r}')
         return getattr(import_module(self._name), attribute)
     def __repr__(self): return f'{self._name}, imported when it is used'
 
@@ -46,7 +46,7 @@ class LaterFunction:
                                          for name, p in found.parameters.items()])
     def __getattr__(self, attribute):
         if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
-        raise AttributeError(f'{self} has no attribute {attribute!r}')
+        raise AttributeError(f'{type(self).__name__} has no attribute {attribute!r}')
 
 LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # `help` asks for it past all that we could do
 

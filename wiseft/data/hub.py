@@ -92,8 +92,8 @@ def sets_on_hub(
     if address.startswith('hf:'):
         repository = '/'.join(address.removeprefix('hf:').split('/')[:2])
         return [hub_files(repository, local_copy(f'hf:{repository}'))]
-    rows = _published[(_published.suite == name) | (_published.set == name)]
-    if name not in _names_on_hub or not len(rows): raise ValueError(
+    rows = HUB_SETS[(HUB_SETS.suite == name) | (HUB_SETS.set == name)]
+    if name == 'reference' or not len(rows): raise ValueError(
         f"{name!r} is not available on the hub: there are {', '.join(_names_on_hub)}, and hf:owner/name.")
     return [hub_files(repository, data_root()/repository.partition('/')[2]) for repository in rows.repository]
 

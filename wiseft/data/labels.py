@@ -50,10 +50,13 @@ def _labels_of_folders(path, folders, classnames): # dict folder -> label, and c
     if classnames is None: _check_names(path, folders)
     if by_id := wordnet_labels(folders, classnames): return by_id # labels and class names; None: other folders
     if classnames is None: # the folders' own names
-        if all(f.isdecimal() or re.fullmatch(r'n\d{8}', f) for f in folders): warn_user(
+        if all(map(str.isdecimal, folders)): warn_user(
             f'{path}: {first_few(folders, 5)} are numbers, and mean nothing in prompts; '
-            + python_or_shell('give classnames, one name per number, or a dict from folder to class name.',
+            + python_or_shell('give classnames, one name per number.',
                               'give `wiseft zeroshot` --classnames FILE, one name per line.'))
+        elif all(re.fullmatch(r'n\d{8}', f) for f in folders): warn_user(
+            f'{path}: {first_few(folders, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
+            'give a dict from folder to class name.')
         return {f: i for i, f in enumerate(folders)}, folders
     # given names, and folders that number them or have them
     names = check_classnames(classnames)
@@ -271,8 +274,9 @@ def match_labels(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
     if classnames is None or own == list(classnames): return numbers, own
     names = check_classnames(classnames)
-    _check_known(source, [own[k] for k in np.unique(numbers)], names)
-    new_label = np.array([names.index(c) if c in names else -1 for c in own]) # -1: a class without images
+    label_of = {c: i for i, c in enumerate(names)}
+    _check_known(source, [own[k] for k in np.unique(numbers)], label_of)
+    new_label = np.array([label_of.get(c, -1) for c in own]) # -1: a class without images
     return new_label[numbers], names
 
 def _labels_by_name(source, classes, classnames): # labels, class names

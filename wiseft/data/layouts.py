@@ -425,7 +425,7 @@ def inventory(
     root = Path(root or data_root()).expanduser()
     suites = [suite] if suite else list(FAMILIES)
     t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin(suites)].assign(found=0, state='not there')
-    there = t[[_found(root, place) is not None for place in t.place]]
+    there = t[np.array([_found(root, place) is not None for place in t.place], bool)]
     for name, rows in there.groupby('suite'):
         try: parts = FAMILIES[name](root, allow_incomplete=True)
         except (OSError, ValueError) as e: # the suite can't be read: its sets' state is why

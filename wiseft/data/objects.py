@@ -48,7 +48,7 @@ def _numbered_labels(labels, own, classnames, name): # (n,) numbers, class names
         keys = range(len(classnames)) if own is None else own
         own = [classnames.get(k, classnames.get(str(k), k)) for k in keys]
         classnames = list(classnames.values())
-    own = [str(c) for c in (classnames if own is None else own)]
+    own = [str(c) for c in (classnames if own is None or not len(own) else own)]
     return match_labels(name, labels, own, check_classnames(classnames or own))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000c
@@ -79,13 +79,17 @@ def _labels_and_names(dataset): # (n,) numbers or names; list of class names, or
         return [y if isinstance(y, str) else int(y) for y in labels]
     # the dataset below subsets, whose attributes count, and the rows of it that are used
     whole, rows = dataset, np.arange(len(dataset))
-    while isinstance(whole, Subset): whole, rows = whole.dataset, np.asarray(whole.indices)[rows]
-    names = getattr(whole, 'classes', getattr(whole, 'classnames', None))
+    while type(whole) is Subset: whole, rows = whole.dataset, np.asarray(whole.indices)[rows]
+    if isinstance(whole, ImageSet): return whole.labels[rows], whole.classnames
+    named = whole
+    while isinstance(named, Subset): named = named.dataset # one of another class may have changed labels, not names
+    names = getattr(named, 'classes', getattr(named, 'classnames', None))
     labels = getattr(whole, 'targets', getattr(whole, 'labels', None))
     if isinstance(whole, TensorDataset): labels = whole.tensors[1].cpu()
     if labels is not None and len(labels) == len(whole) and not getattr(whole, 'target_transform', None):
         labels, some = np.asarray(labels)[rows], np.linspace(0, len(rows)-1, 16).astype(int)
-        if labels[some].tolist() == of_items(some.tolist()): return labels, names
+        is_text = labels.dtype.kind in 'UO'
+        if is_text or labels[some].tolist() == of_items(some.tolist()): return labels, names
     return np.asarray(of_items(range(len(rows)))), names
 
 def _drawn_dataset(loader): # dataset

@@ -175,7 +175,7 @@ def _reference_sets(source, classnames): # split -> `ImageSet`
 def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
     "Image sets of the shifts by their splits; one without splits is a test set"
     if not isinstance(shifts, dict):
-        paths = [shifts] if isinstance(shifts, (str, Path)) else shifts
+        paths = [shifts] if isinstance(shifts, (str, Path)) else list(shifts)
         if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
             'Shifted sets that are not folders need names: give a dict name -> images.')
         shifts = {printable(source_name(p)): p for p in paths}
@@ -220,9 +220,9 @@ def shared_images(
         rows = np.random.default_rng(0).permutation(len(images))[:1000] # a random sample of large sets
         sample, files = images.subset(np.sort(rows)), set()
         for s, sizes in known:
-            same_size = s.subset(np.isin(sizes, sample.sizes())) # files of other sizes differ: they are not read
-            contents = set(same_size.hashes()) - {None}
-            files |= {f for f, content in zip(sample.files(), sample.hashes()) if content in contents}
+            alike = sample.subset(np.isin(sample.sizes(), sizes)) # files of other sizes differ: they are not read
+            contents = set(s.subset(np.isin(sizes, alike.sizes())).hashes()) - {None}
+            files |= {f for f, content in zip(alike.files(), alike.hashes()) if content in contents}
         if files: shared[name] = sorted(files), len(rows)
     return shared
 
@@ -292,9 +292,10 @@ def _read_suite(folder, name, templates, classnames): # `Suite`
 def _add_groups_from_table(suite, file):
     "Give images their groups and units from a table, which has a row for each image"
     t = read_image_table(file, 'file') # columns file, and group and original where there are any
-    parent = f'{file.parent.name}/' # files may be relative to the folder's parent
-    if t.file.str.startswith(parent).all():
-        for column in t.columns.intersection(['file', 'original']): t[column] = t[column].str.removeprefix(parent)
+    # files may be relative to the folder's parent; the folder may have had another name
+    first = t.file.str.split('/').str[0].unique()
+    if len(first) == 1 and not (file.parent/first[0]).exists():
+        for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
     if again := list(t.index[t.index.duplicated()]): raise BadFile(
         f'{file}: two rows for {first_few(again, 5)}; each file has one.')

@@ -137,7 +137,7 @@ def matched_gains(
     family:int|None=None, # number of tests that Holm's adjustment counts; default the methods
     n_resamples:int=2000,
     rng:np.random.Generator|None=None, # as in `resampled`
-) -> pd.DataFrame: # columns as in the table above
+) -> pd.DataFrame: # one row per method
     "Gains of methods over a curve: under shift at equal reference accuracy, and point against point"
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
@@ -167,9 +167,9 @@ def matched_gains(
         table[f'{name}_smallest'] = np.where(over_both, smallest_detectable(error, df, n_tests), np.nan)
     short = dict(gain_low='low', gain_high='high', ahead_p='p', ahead_smallest='smallest')
     table = pd.DataFrame(table | dict(beyond=beyond)).rename(columns=short)
-    over = np.where(over_both, 'images and seeds', 'images')
-    return table.assign(p_holm=holm_among(table.p, n_tests), over=over).drop(
-        columns=['gain_smallest', 'beyond_p', 'beyond_smallest'])
+    table = table.assign(p_holm=holm_among(table.p, n_tests), over=np.where(over_both, 'images and seeds', 'images'))
+    return table[['method', 'reference', 'shifted', 'gain', 'low', 'high', 'baseline', 'beyond', 'beyond_low',
+                  'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'p', 'p_holm', 'smallest', 'gain_p', 'over']]
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #68058171
 def _curve_and_methods(methods, curve, names): # set name -> (k+n, n_images)

@@ -143,15 +143,16 @@ def robustness(
     "Effective and relative robustness of every row under shift, with the fit that was used"
     check_single(table)
     values, initial = {}, {}
+    def classifier_of(r): return r.classifier, r.tuning, r.method, None if pd.isna(r.alpha) else r.alpha
     for r in table.itertuples():
-        values[r.classifier, r.tuning, r.method, str(r.alpha), r.dataset] = r.value # a missing α is 'nan'
+        values[(*classifier_of(r), r.dataset)] = r.value
         # where fine-tuning began; the first, of several α
         if r.method in INITIAL: initial.setdefault((r.classifier, r.tuning, r.dataset), r.value)
     rows, name = [], reference_set(table)
     is_mean_of_five = {*IMAGENET_SHIFTS} <= {*table.dataset} # for which there are fits
     for r in table[table.role=='shift'].itertuples(): # the mean over shifts is one, too
         # above the baseline, and why there is no such number
-        key = r.classifier, r.tuning, r.method, str(r.alpha)
+        key = classifier_of(r)
         reference, fit = values.get((*key, name), np.nan), None
         if baselines is not None: fit = baselines.get(r.dataset)
         elif r.dataset != MEAN or is_mean_of_five:

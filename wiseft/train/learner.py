@@ -419,7 +419,8 @@ def _do_one_batch(self:ClipLearner):
 def can_split(self:ClipLearner): # bool
     "May a batch be computed in parts? Not if MixUp, another loss, or BatchNorm may look at all of it"
     is_mean = isinstance(self.loss_func, CrossEntropyLossFlat) # over images, and MixUp puts another one in its place
-    return is_mean and not (self.student.head_from_text or self.recipe['train_batchnorm'])
+    text_trains = any(cb.loss.trains_text for cb in self.cbs if isinstance(cb, Loss))
+    return is_mean and not (text_trains or self.recipe['train_batchnorm'])
 
 @patch
 def compute(self:ClipLearner, model:nn.Module, counts:list): # counts: images of each process

@@ -101,6 +101,7 @@ class PixelSource:
         self.tokens, self.workers = tokens, workers # processes that read; None: some, where there is reason
         self.size = clip.image_size
         self.skipped = {} # number of an image -> why it is unreadable
+        self.decoded = set() # `Pixels` that were decoded, or are too many for the cache
         self.for_evaluation = self.for_crops = Pixels(images, two_step_transform(clip.transform))
         if self.crop_scale: self.for_crops = Pixels(images, ShortSide(math.ceil(max(self.size)/crop_scale[0])))
 
@@ -109,7 +110,8 @@ class PixelSource:
 
     def decode_once(self, crops:bool): # in the main process, before workers start
         pixels = self.for_crops if crops else self.for_evaluation
-        if pixels.kept is None: decode_for_all(pixels, progress=self.progress)
+        if pixels.kept is None and pixels not in self.decoded: decode_for_all(pixels, progress=self.progress)
+        self.decoded.add(pixels)
 
     def batch(self, idxs:list, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
         crops = draws is not None and self.crop_scale

@@ -56,7 +56,8 @@ class Checkpoint(Callback):
         epochs, n = self.run_recipe['epochs'], len(self.loader)
         epoch, step = divmod(self.done, n)
         if epoch == epochs: return f'all {epochs} epochs were done'
-        return f'resumes epoch {epoch+1} at step {step+1} of {n}'
+        loss = '; the training loss of this epoch is that of the steps from here on' if step else ''
+        return f'resumes epoch {epoch+1} at step {step+1} of {n}{loss}'
 
     def before_fit(self): # after those of callbacks that keep something
         self.learn.train_iter = self.done

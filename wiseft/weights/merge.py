@@ -347,7 +347,7 @@ def check_models(
         f"{option('method', flag='--rule')}, such as 'uniform soup'.")
     if method.takes == 'two or more' and n < 2: raise ValueError(
         f'{method.name} takes two fine-tuned models or more, from different seeds. It got {n}.')
-    if base is None: return
+    if base is None or isinstance(base, Mapping): return # of state dicts alone there is nothing more to know
     for model in finetuned: check_not_swapped(base, model)
     if method.name == wise_ft.name: check_not_averages(base, *finetuned)
 

@@ -34,15 +34,16 @@ def check_compatible(
         if missing := [k for k in has if k not in lacks]: raise ValueError(
             f"Different architectures: {name} lacks {first_few(missing)}. Average a model with one that was "
             "fine-tuned from it.")
+    unlike = []
     for k, a in state.items():
         b = other[k]
-        if a.shape != b.shape:
-            difference = f"{k!r} has shape {tuple(a.shape)} in {names[0]} and {tuple(b.shape)} in {names[1]}"
-        elif a.dtype != b.dtype: difference = f"{k!r} is {a.dtype} in {names[0]} and {b.dtype} in {names[1]}"
-        else: continue
-        raise ValueError(
-            f"These weights can't be averaged: {difference}. Use the same architecture, and convert both to the same "
-            "precision.")
+        if a.shape != b.shape: unlike.append(
+            f"{k!r} has shape {tuple(a.shape)} in {names[0]} and {tuple(b.shape)} in {names[1]}")
+        elif a.dtype != b.dtype: unlike.append(f"{k!r} is {a.dtype} in {names[0]} and {b.dtype} in {names[1]}")
+    more = f' (and {len(unlike)-1} more)' if unlike[1:] else ''
+    if unlike: raise ValueError(
+        f"These weights can't be averaged: {unlike[0]}{more}. Use the same architecture, and convert both to the same "
+        "precision.")
 
 # %% ../../nbs/api/weights/00_tensors.ipynb #0c38752c
 def check_finite(
