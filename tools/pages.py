@@ -13,7 +13,7 @@ SETTING = re.compile(
     r"α = [\d.]+(?:, [\d.]+)+(?: and [\d.]+)?|α\s*=\s*(?:± )?[−-]?\d[\d.]*(?: (?:and|or) [01]\b[.\d]*)?"
     r"|α from [−\d.]+ (?:up )?to [\d.]+|[Pp]rotocol 2|section \d|figure \d|α near 1"
     r"|(?<!\| )(?<!\()\b0\.5\b(?! points| %| [|(])|steps of 0\.1|\| half \| 0\.5 \||\| 1: no averaging|it is 0, which"
-    r'|"an icon of a \d+"|Python 3\.\d+(?: and 3\.\d+)*|(?:[Bb]efore|from) 1\.0|is below 0\.05'
+    r'|"an icon of a \d+"|Python 3\.\d+(?:,?(?: and)? 3\.\d+)*|(?:[Bb]efore|from) 1\.0|is below 0\.05'
     r"|lr\s*=?\s*\d[\de.-]*|learning rates? (?:of )?\d[\de.-]*|\d+e-\d|seeds?\s*=?\s*\d+|decay (?:of )?[\d.]+"
     r"|β = [\d.]+|k = [\d, and]+|\d+ epochs|(?:arXiv )?\d{4}\.\d{4,5}|ViT-\S+|[BL]/1[46]\S*|95 %(?: intervals?)?"
     r"|Tables? \d(?: and \d)?|ResNet-\d+|\(20\d\d\)|20\d\d|(?m:^## \d\.)|(?s:\$\$.*?\$\$)|\$[^$]*\$|0…1|`[^`]*`"
