@@ -47,9 +47,9 @@ def sweep(
     """Evaluate `zeroshot`, `finetuned` and the ensembles between them on `suite`: one row per method, α and set.
 
     `by` names the families: 'weight-space' averages weights, 'logits' and 'probabilities' average outputs. All share
-    one pass over the images. Take `split='validation'` to choose α. The rows at 0 and 1 are the two classifiers, for
-    merges such as TIES, too, which make another classifier at 1. ValueError if the two don't fit together, are swapped,
-    or one is an average itself.
+    one pass over the images. Take `split='validation'` to choose α. The rows at 0 and 1 are always the two classifiers,
+    although some merges, such as TIES, give another classifier at 1. ValueError if the two don't fit together, are
+    swapped, or one is an average itself.
     """
     for c in (zeroshot, finetuned): check_classifier(c, 'sweep(zeroshot, finetuned, images)')
     images = getattr(suite, 'validation', None) if images is None else images
