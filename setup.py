@@ -10,7 +10,7 @@ cfg = ConfigParser(delimiters=["="])
 cfg.read(here / "settings.ini", encoding="utf-8")
 s = cfg["DEFAULT"]
 
-# of the code, and of the icons in wiseft/data (ATTRIBUTION.md)
+# of the code and the weights of iconclip, and of the icons in wiseft/data (ATTRIBUTION.md)
 LICENSES = "Apache-2.0 AND BSD-3-Clause AND CC-BY-4.0 AND ISC AND LicenseRef-Sargam AND MIT AND OFL-1.1 AND Unlicense"
 
 

@@ -38,6 +38,7 @@ def write_card(
     # what the template needs; `Markup` is text that is Markdown already, and not escaped
     values = dict(settings=Markup(_hub_settings(card)), name=folder.name, rows=recipe_rows(card),
                   kind=f"{_kind(card)} {merge.get('chosen', '')}".strip(), began=card['clip']['name'],
+                  is_iconclip=card['clip'].get('source') == 'iconclip', # whose license we know
                   doubts=[], numbers='', picture=False, decision='')
     if table is not None:
         check_fraction(table)
@@ -105,8 +106,14 @@ classifier.predict_image('picture.jpg')
 
 ## License
 
+{% if is_iconclip %}
+Not stated. The weights that it began from, those of iconclip, are licensed under Apache 2.0: pass on
+[ATTRIBUTION.md](https://github.com/wiseft/wiseft/blob/main/wiseft/data/ATTRIBUTION.md) with them. The images of any
+training have licenses of their own.
+{% else %}
 Not stated. The weights that it began from ({{ began }}), and the images of any training, have licenses of
 their own: look there.
+{% endif %}
 """
 
 _environment = Environment(

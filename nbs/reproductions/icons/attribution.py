@@ -19,7 +19,8 @@ The suite `icons` and the control set `other-icons` show icons of {suite} sets; 
 pretrained on icons of {pretraining} others. All come from the npm package @iconify/json 2.2.535. We rendered them at \
 48×48 pixels and recolored copies of some.
 
-Each icon stays under the license of its set. `LICENSES/` has the full texts, named by SPDX identifier; in an \
+The weights of `iconclip` are licensed under Apache 2.0, like the code. Each icon stays under the license of its set. \
+`LICENSES/` has the full texts, named by SPDX identifier; in an \
 installed package it lies in the `licenses` folder of the metadata. `LicenseRef-` marks a license that SPDX does not \
 list.
 
