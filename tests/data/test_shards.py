@@ -480,3 +480,22 @@ def test_a_published_tar_that_writes_elsewhere(tmp_path, monkeypatch):
     with pytest.raises(tarfile.FilterError):
         download_suite("cifar10", tmp_path / "data")
     assert not (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("name, label, classnames, why", [
+    ("bird.png", None, None, "1 images lie in no class folder"),
+    ("bird/1.png", None, ["cat", "dog"], "class 'bird' not among the 2"),
+    ("cat/1.png", b"7", ["cat", "dog"], "labels 0.7 for 2 classes"),
+    ("cat/1.png", b"0", None, "no classnames.txt lies"),
+])
+def test_a_tar_of_other_images_is_a_bad_file(name, label, classnames, why, tmp_path):
+    members = {"cat/0.png": picture(0, "png"), name: picture(1, "png")}
+    if label:
+        members |= {"cat/0.cls": b"0", name.replace("png", "cls"): label}
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for member, content in members.items():
+            about = tarfile.TarInfo(member)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    with pytest.raises(BadFile, match=f"0.tar: .*{why}"):
+        image_folder(tmp_path / "0.tar", classnames)

@@ -575,7 +575,7 @@ class Judged(Reader):
 class Shards(Reader):
     "Tars with images and their labels, or with class folders"
     modules, share = ("data/shards", "data/labels"), 0.3
-    also = FileNotFoundError, ValueError
+    also = (FileNotFoundError,)
 
     def starts(self):
         shown = [encoded(Image.new("RGB", (4, 4), (40 * i, 0, 9)), "PNG") for i in range(4)]

@@ -141,8 +141,8 @@ def _set_of_files(path, files, label_of, classnames, name): # `ImageSet`
 
 # %% ../../nbs/api/data/10_labels.ipynb #47ad2061
 def _check_known(path, names, classes):
-    "ValueError for unknown class names"
-    if unknown := [n for n in names if n not in classes]: raise ValueError(
+    "BadFile for unknown class names"
+    if unknown := [n for n in names if n not in classes]: raise BadFile(
         f'{path}: class {first_few(unknown, 5)} not among the {len(classes)} classes. '
         f'{did_you_mean(unknown[0], classes)} '
         + python_or_shell('Rename it, or give a dict from its name to yours.', 'Rename it.'))
@@ -256,7 +256,7 @@ def _labels_by_number(source, numbers, classnames): # labels, class names
     "Labels that number the lines of a classnames.txt, or else the given names"
     places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
     file = next((f for f in places if f.is_file()), None)
-    if file is None and classnames is None: raise ValueError(
+    if file is None and classnames is None: raise BadFile(
         f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes. Write one, a '
         f"name a line{python_or_shell(', or give classnames', '')}.")
     names = read_lines(file, 'list of class names') if file else list(classnames)
@@ -270,7 +270,7 @@ def match_labels(
     classnames:list|None # that fixes names and order; None: the source's own
 ): # labels (n,), class names
     "Indices of a source's own class names as indices of the given ones"
-    if not np.isin(numbers, range(len(own))).all(): raise ValueError(
+    if not np.isin(numbers, range(len(own))).all(): raise BadFile(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
     if classnames is None or own == list(classnames): return numbers, own
     names = check_classnames(classnames)
@@ -298,7 +298,7 @@ def _labels_by_inner_folder(source, paths, members, classnames): # labels, class
     shared = posixpath.commonpath(set(folders)) if all(folders) else ''
     inner = [f[len(shared):].strip('/') for f in folders]
     classes = [f.partition('/')[0] for f in inner]
-    if not all(classes): raise ValueError(
+    if not all(classes): raise BadFile(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
         'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
     labels, names = _labels_by_name(source, classes, classnames)
