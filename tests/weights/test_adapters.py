@@ -184,3 +184,21 @@ def test_a_gentle_training_is_written_too(start, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (32, 48, 48, 3), dtype=np.uint8), np.arange(32) % 2
     finetuned = finetune(start, images, images, epochs=1, lr=1e-5, train=lora, progress=False)
     write_adapter(start, finetuned, tmp_path / "a")  # what rounding adds has a higher rank
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("step", [1e-4, 3e-4, 1e-3])
+def test_a_change_of_full_rank_is_refused_in_16_bits_too(dtype, step, tmp_path):
+    "Compared with the weights it is small: an adapter of rank 8 would lose nine tenths of it."
+    generator = torch.Generator().manual_seed(0)
+    def random(scale):
+        return torch.randn(256, 256, generator=generator) * scale
+
+    w = random(0.03).to(dtype)
+    change = (w.float() + random(step)).to(dtype)
+    with pytest.raises(ValueError, match=r"higher rank than 8: an adapter would lose (8|9)\d% of it"):
+        write_adapter({"visual.a.weight": w}, {"visual.a.weight": change}, tmp_path / "a", 8)
+    low = (w.float() + random(1.0)[:, :8] @ random(0.1)[:8]).to(dtype)  # as LoRA changes it, and rounded
+    write_adapter({"visual.a.weight": w}, {"visual.a.weight": low}, tmp_path / "a", 8)
+    (a, b, factor), = read_adapter(tmp_path / "a").factors.values()
+    assert (factor * b @ a - (low.float() - w.float())).norm() < 0.1 * (low.float() - w.float()).norm()

@@ -144,10 +144,12 @@ def write_adapter(
             continue
         if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
             f'{k!r} was trained and is not a matrix of a layer. An adapter holds such matrices and a head.')
-        rounding = torch.finfo(w.dtype).eps*end.norm() # a gentle training hardly exceeds it
-        b, a, is_whole = _low_rank_factors(end - begin, rank, rounding)
-        if not is_whole: raise ValueError(
-            f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
+        b, a, rest = _low_rank_factors(end - begin, rank)
+        change, rounding = (end - begin).norm(), torch.finfo(w.dtype).eps*end.norm()/2
+        # a gentle training hardly exceeds the error of rounding, which has full rank
+        if rest > max(1e-4*change, min(rounding, change/10)): raise ValueError(
+            f'The change of {k!r} is of a higher rank than {rank}: an adapter would lose {rest/change:.0%} of it. '
+            'An adapter holds what LoRA trained, in float32; give its rank.')
         module = re.sub(r'\.(in_proj_)?weight$', '', k)
         if module.endswith('.attn.out_proj'): # peft wraps the attention whole, and adds the product of this layer twice
             module, b = f'{module.removesuffix("out_proj")}base_layer.out_proj', b/2
@@ -164,10 +166,9 @@ def write_adapter(
         (tmp/ADAPTER).write_text(json.dumps(config, indent=1), encoding='utf-8')
     return Path(folder)
 
-def _low_rank_factors(matrix, rank, rounding): # B (rows, rank), A (rank, columns), and whether B A is the matrix
-    "Factors of a matrix by its largest singular values; others are ignored within the error of rounding"
+def _low_rank_factors(matrix, rank): # B (rows, rank), A (rank, columns), and the norm of the rest, matrix − B A
+    "Factors of a matrix by its largest singular values"
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    is_whole = not s[rank:].any() or s[rank] <= max(1e-4*s[0], rounding)
     roots = s[:rank].sqrt()
     missing = (0, max(0, rank - len(s))) # a small matrix has fewer singular values: zeros fill the factors up
-    return pad(u[:, :rank]*roots, missing).float(), pad(v[:rank].T*roots, missing).float().T, is_whole
+    return pad(u[:, :rank]*roots, missing).float(), pad(v[:rank].T*roots, missing).float().T, s[rank:].norm()
