@@ -1,11 +1,17 @@
 "Saving that is interrupted, or has no place to write to, leaves what was there."
+import json
+
 import pytest
+import torch
 from tests.models.test_load import NAMES, TEMPLATES, folders  # noqa: F401, a fixture
 
 import wiseft.models.save
+from wiseft.base.text import BadFile
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.models.load import load_classifier
+from wiseft.models.testing import pico_classifier
+from wiseft.models.vision import image_classifier, load_vision
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -35,3 +41,54 @@ def test_existing_and_readonly_targets(folders, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="File exists|Not a directory"):
         classifier.save(tmp_path / "file/saved")
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel,
+                                  lambda visual: torch.compile(torch.nn.DataParallel(visual))])
+@pytest.mark.parametrize("where", ["classifier", "clip", "within"])
+def test_a_wrapped_tower_is_saved_without_its_wrapper(wrap, where, tmp_path):
+    "Training can go on in a compiled or DataParallel module; loading knows the module within."
+    plain, c = pico_classifier(["a", "b"], transformer=True), pico_classifier(["a", "b"], transformer=True)
+    if where == "classifier":
+        c.visual = wrap(c.visual)
+    if where == "clip":
+        c.clip.model.visual = c.visual = wrap(c.visual)
+    if where == "within":
+        c.visual.transformer = wrap(c.visual.transformer)
+    assert c.hash == plain.hash
+    for precision in None, "bf16":
+        c.save(tmp_path / "saved", precision=precision, force=True)
+        loaded = load_classifier(tmp_path / "saved")
+        assert precision or loaded.hash == plain.hash
+        assert all(k in plain.state_dict() for k in loaded.state_dict())
+
+
+def test_a_wrapped_module_of_torchvision(tmp_path):
+    from torchvision.models import resnet18
+    torch.save(resnet18(num_classes=1000).state_dict(), tmp_path / "weights.pt")
+    c = image_classifier(load_vision("torchvision:resnet18", tmp_path / "weights.pt"), ["a", "b"], rows=[0, 1])
+    expected = c.hash
+    c.visual = torch.nn.DataParallel(c.visual)
+    c.save(tmp_path / "saved")
+    assert load_classifier(tmp_path / "saved").hash == expected == c.hash
+
+
+def changed_card(folder, **changes):
+    "Without its hash, as after a change on purpose."
+    card = json.loads((folder / "wiseft.json").read_text()) | changes
+    del card["sha256"]
+    (folder / "wiseft.json").write_text(json.dumps({k: v for k, v in card.items() if v is not ...}))
+
+
+def test_a_later_format_is_refused(tmp_path):
+    pico_classifier(["a", "b"]).save(tmp_path / "saved")
+    changed_card(tmp_path / "saved", format=99, classnames=...)  # which may lack what ours has
+    with pytest.raises(BadFile, match=r"wiseft.json was written by a later version .* format is 99.* Update wiseft"):
+        load_classifier(tmp_path / "saved")
+
+
+def test_a_card_without_alpha_is_a_bad_file(tmp_path):
+    pico_classifier(["a", "b"]).save(tmp_path / "saved")
+    changed_card(tmp_path / "saved", alpha=...)
+    with pytest.raises(BadFile, match="wiseft.json: 'alpha' is missing"):
+        load_classifier(tmp_path / "saved")

@@ -240,3 +240,13 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
     assert re.search(r"^wiseft.base.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is not a |holds NaN)",
                      err,
                      re.M), err
+
+
+def test_a_checkpoint_of_an_earlier_version(here, uninterrupted):
+    "Its recipe lacks what was added since and follows from the rest."
+    file = here / "earlier/checkpoint.safetensors"
+    file.parent.mkdir()
+    state, position = tensors(here / "whole/checkpoint.safetensors")
+    assert position["recipe"].pop("start_visual")
+    save_file(state, file, metadata=dict(wiseft=json.dumps(position)))
+    assert finish(start(here, "earlier", 1000, True)) == []

@@ -16,7 +16,7 @@ from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, our_names, warn_user
 from ..weights.merge import check_alpha, check_images, check_not_averages, check_not_swapped, prepare_merge
-from ..weights.merge import ready_to_average, wise_ft
+from ..weights.merge import ready_to_average, warn_of_another_base, wise_ft
 from ..weights.path import WeightPath
 from ..stats.caveats import reasons_to_doubt
 from ..data.images import ImageSet
@@ -94,6 +94,7 @@ def members(
     merges = [wise_ft if m.gives == 'alpha' else m for m in methods if m.kind == 'merge' or m.gives == 'alpha']
     ends = zeroshot, finetuned
     if merges and hasattr(zeroshot, 'check_averageable'): # an `ImageClassifier`
+        warn_of_another_base(zeroshot, [finetuned])
         base, others = ready_to_average(zeroshot, [finetuned]) # with text towers that trained
         ends = base, *others
     averages = {} # merge -> alpha -> `Average`; several ensembles may need the plain ones

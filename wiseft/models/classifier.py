@@ -18,7 +18,7 @@ from torch import nn
 from ..base.text import first_few, python_or_shell
 from ..base.files import atomic_path, sha256_file
 from ..base.devices import eval_mode
-from ..weights.safetensors_io import state_hash
+from ..weights.safetensors_io import state_hash, unwrapped_state
 from ..weights.checkpoints import write_state_dict
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
@@ -97,7 +97,7 @@ def precision(self:ImageClassifier): # 'fp32', 'bf16', 'fp16' or 'fp64'
 @patch(as_prop=True)
 def hash(self:ImageClassifier): # 64 hexadecimal digits
     "SHA-256 of all weights of the classifier"
-    return state_hash(self.state_dict())
+    return state_hash(unwrapped_state(self))
 
 @patch
 def __repr__(self:ImageClassifier):

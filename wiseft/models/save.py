@@ -13,8 +13,8 @@ from .. import __version__
 from ..base.text import BadFile, first_few, python_or_shell
 from ..base.files import existing_folder
 from ..base.lazy import open_clip
-from ..weights.tensors import check_finite
-from ..weights.safetensors_io import TensorFile, state_hash
+from ..weights.tensors import check_finite, is_same_mask
+from ..weights.safetensors_io import TensorFile, state_hash, unwrapped_state
 from ..weights.checkpoints import write_state_dict
 from .open_clip_config import read_json, write_json
 
@@ -31,7 +31,7 @@ def write_clip(clip, folder:Path):
         f'{clip.name} is not a model of open_clip and is saved with its head only: use ImageClassifier.save.')
     folder.mkdir(exist_ok=True)
     write_json(folder/config_name, dict(model_cfg=clip.config, preprocess_cfg=clip.preprocess))
-    write_state_dict(clip.model.state_dict(), folder/weight_names[0])
+    write_state_dict(unwrapped_state(clip.model), folder/weight_names[0])
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
     if clip.config.get('text_cfg', {}).get('hf_model_name'): clip.model.text.config.save_pretrained(folder)
 
@@ -44,7 +44,7 @@ def round_weights(
 ): # state dict
     "Round weights to half precision; ValueError if one is too large"
     rounded = {k: t.to(HALF_DTYPES[precision]) for k,t in state.items() if t.is_floating_point()}
-    check_finite(rounded, f'the weights in {precision}')
+    check_finite({k: t for k,t in rounded.items() if not is_same_mask([t, state[k]])}, f'the weights in {precision}')
     return state | rounded
 
 def round_files(
@@ -56,6 +56,8 @@ def round_files(
         write_state_dict(round_weights(TensorFile(path).read(), precision), path, force=True)
 
 # %% ../../nbs/api/models/02_save.ipynb #d8ea317d
+FORMAT = 1 # of wiseft.json
+
 def new_card(
     c, # `ImageClassifier`
     files:dict, # name -> SHA-256 of the files beside
@@ -65,16 +67,16 @@ def new_card(
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     stored, recipe = c.hash, c.recipe # `stored`: hash of the weights as `load_classifier` will have them
     if precision:
-        state = c.state_dict()
+        state = unwrapped_state(c)
         rounded = round_weights(state, precision)
         # loading returns rounded values to the tower's precision; `of` in the recipe: hash before rounding
         stored = state_hash({k: rounded[k].to(t.dtype) for k,t in state.items()})
         recipe = recipe | dict(stored=dict(precision=precision, of=c.hash))
     clip = dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance)
     card = dict(
-        format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalize), alpha=c.alpha,
-        hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe, precision=c.clip.precision, clip=clip,
-        versions=versions, files=files)
+        format=FORMAT, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalize),
+        alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe, precision=c.clip.precision,
+        clip=clip, versions=versions, files=files)
     if c.head_from_text: card['head_from_text'] = True # only where the text tower trained
     card = json.loads(json.dumps(card, default=float)) # tuples become lists, as they will be read: for the hash
     return card | dict(sha256=_card_hash(card))
@@ -89,8 +91,13 @@ _kinds = dict(classnames=list, templates=list, parents=list, head=(dict, type(No
               hash=str, metrics=dict, recipe=dict, clip=dict, precision=str, versions=dict, files=dict)
 
 def _check_card(card, path):
-    "BadFile unless a card has all its keys, with values of their types"
+    "BadFile unless a card is in our format and has all its keys, with values of their types"
+    version = card.get('format')
+    if isinstance(version, int) and version > FORMAT: raise BadFile(
+        f'{path} was written by a later version of wiseft: its format is {version}, and this version, {__version__}, '
+        f'reads {FORMAT}. Update wiseft: pip install --upgrade wiseft.')
     wrong = [k for k, kind in _kinds.items() if not isinstance(card.get(k), kind)]
+    if 'alpha' not in card: wrong.append('alpha') # which may be None
     if not wrong:
         lists = ('classnames', 'templates', 'parents')
         wrong = [k for k in lists if not all(isinstance(text, str) for text in card[k])]

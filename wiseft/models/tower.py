@@ -20,7 +20,7 @@ from ..base.files import sha256_file
 from ..base.lazy import open_clip, torchvision
 from ..base.devices import best_device
 from ..weights.layout import Positions
-from ..weights.safetensors_io import TensorFile, state_hash
+from ..weights.safetensors_io import TensorFile, state_hash, unwrapped_state
 from ..weights.checkpoints import write_state_dict
 from ..data.transforms import ClipTransform, OwnTransform
 from .open_clip_config import check_preprocess_cfg, read_json, write_json
@@ -227,7 +227,8 @@ def write_image_model(
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     write_json(folder/own_config, dict(model_cfg=clip.config, preprocess_cfg=clip.preprocess))
-    write_state_dict(clip.model.visual.trunk.state_dict(), folder/own_weights)
+    state, prefix = unwrapped_state(clip.model), 'visual.trunk.'
+    write_state_dict({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}, folder/own_weights)
 
 # %% ../../nbs/api/models/10_tower.ipynb #405f91c3
 def read_image_model(

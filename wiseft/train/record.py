@@ -12,6 +12,7 @@ from .. import __version__
 from ..base.lazy import open_clip
 from ..base.distributed import n_processes
 from ..weights.safetensors_io import state_hash
+from ..weights.merge import image_tower_hash
 from .trainable import plain_weights
 
 # %% ../../nbs/api/train/06_record.ipynb #c1f6ff01
@@ -35,7 +36,8 @@ def run_recipe(
     # a renamed table is still the same
     if captions: recipe['captions'] = dict(sha256=captions['sha256'], pairs=captions['pairs'])
     start = plain_weights(learn.model).state_dict() # weights before the first step
-    return recipe | dict(images=source and source.fingerprint, start=state_hash(start))
+    return recipe | dict(images=source and source.fingerprint, start=state_hash(start),
+                         start_visual=image_tower_hash(learn.given)) # which averages compare with their base
 
 def run_circumstances(
     learn:Learner, # a `ClipLearner` after its fit

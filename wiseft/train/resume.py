@@ -176,7 +176,8 @@ def load(self:Checkpoint, learn:Learner):
     "Restore weights and optimizer; ValueError if the recipe differs"
     self.saved, position = read_training(self.file)
     then, now = position['recipe'], self.run_recipe
-    if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
+    # 'start_visual' follows from 'start', and checkpoints of earlier versions lack it
+    if differ := [k for k in {**then, **now} if k != 'start_visual' and then.get(k) != now.get(k)]: raise ValueError(
         f'{self.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now '
         f'{now.get(differ[0])!r}. Call it as before, or choose another '
         f'{option("checkpoint_dir", flag="--checkpoints")}.')

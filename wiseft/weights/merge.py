@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TensorInfo', 'wise_ft', 'uniform_soup', 'weighted_average', 'merged_tensors', 'merge', 'ready_to_average',
            'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_not_swapped', 'check_not_averages',
-           'check_alpha', 'interpolate', 'part_of', 'check_shares', 'average', 'named_models', 'Chain', 'check_models',
-           'check_images', 'check_parts']
+           'image_tower_hash', 'warn_of_another_base', 'check_alpha', 'interpolate', 'part_of', 'check_shares',
+           'average', 'named_models', 'Chain', 'check_models', 'check_images', 'check_parts']
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
 import math, torch
@@ -17,9 +17,10 @@ from functools import partial
 from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, warn_user
-from .tensors import check_compatible, check_finite, is_weight, weighted_sum
+from .tensors import check_compatible, check_finite, is_running_statistic, is_same_mask, is_weight
+from .tensors import weighted_sum
 from .layout import Positions
-from .safetensors_io import tensor_order
+from .safetensors_io import state_hash, tensor_order, unwrapped_state
 
 # %% ../../nbs/api/weights/03_merge.ipynb #1c61815d
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def merged_tensors(
     check_parts(part, states[0])
     for name in tensor_order(states[0], dtype):
         tensors = [s[name] for s in states]
+        if is_same_mask(tensors):
+            yield name, tensors[0].to(dtype or tensors[0].dtype, copy=True)
+            continue
         for t, model in zip(tensors, names): check_finite({name: t}, model)
         first, info = tensors[0], TensorInfo(name, positions, prepared.get(name))
         if is_weight(first): # computed in float32 or better, and rounded once
@@ -90,11 +94,18 @@ def merged_tensors(
             if out.shape != first.shape: raise ValueError(
                 f'{merge_tensor.title} changes the shape of {name!r} from {tuple(first.shape)} to {tuple(out.shape)}. '
                 'Return a tensor of the same shape.')
+            if is_running_statistic(name): out = _between(out, tensors)
             out = out.to(dtype or first.dtype)
             check_finite({name: out}, 'the average, which left the range of its precision')
         else: out = _integers_of_one_model(merge_tensor, base_tensor, others).clone()
         yield name, out
         del out, first, tensors, base_tensor, others, t # before the next ones are read
+
+def _between(t, tensors): # tensor
+    "Values outside those of all models are replaced by the nearest of these: an extrapolated variance may be negative"
+    low, high = torch.stack(tensors).aminmax(dim=0)
+    rounding = 1e-5*torch.minimum(low.abs(), high.abs()) # an average that differs by it is left as it is
+    return torch.where(t < low - rounding, low, torch.where(t > high + rounding, high, t))
 
 def _names_in_messages(base, finetuned:list) -> list: # of str, the base first
     names = ['finetuned'] if len(finetuned) == 1 else [f'model {i}' for i in range(len(finetuned))]
@@ -121,7 +132,8 @@ def merge(
 ) -> dict|nn.Module: # a new state dict or classifier
     """Merge the weights of `base` and of the models `finetuned` from it by a `method`, such as 'LiNeS' or 'TIES'.
 
-    Hyperparameters of the method are keyword arguments: `merge(base, [finetuned], 'LiNeS', alpha=.5)`.
+    Hyperparameters of the method are keyword arguments: `merge(base, [finetuned], 'LiNeS', alpha=.5)`. Running
+    statistics of BatchNorm stay between those of the models, whatever the method.
     """
     method = as_method(method, 'merge').set(**hyperparameters)
     if parts: method = method.set(parts=parts)
@@ -216,6 +228,24 @@ def _averaged_ends(c): # hashes of the zero-shot and the fine-tuned classifier t
     name = getattr(c, 'recipe', {}).get('merge', {}).get('name', '')
     return c.parents if name.startswith('weight-space') and c.alpha not in (None, 0, 1) else []
 
+# %% ../../nbs/api/weights/03_merge.ipynb #425b5bc0
+def image_tower_hash(classifier) -> str: # 64 hexadecimal digits
+    "SHA-256 of the weights of a classifier's image tower"
+    return state_hash({k: t for k, t in unwrapped_state(classifier).items() if part_of(k) == 'image'})
+
+def warn_of_another_base(base, finetuned:list):
+    "Warn if fine-tuning began with another image tower than that of `base`, as far as recipes say it"
+    ours, theirs = getattr(base, 'recipe', {}), [getattr(c, 'recipe', {}) for c in finetuned]
+    if getattr(base, 'precision', '') != 'fp32' or 'stored' in ours: return # rounded weights have another hash
+    towers = {str(r['start_visual']) for r in theirs if 'start_visual' in r} - {str(ours.get('start_visual'))}
+    # an older recipe of a plain training has the hash of all weights that it began with
+    plain = [r for r in theirs if 'start_visual' not in r and r.get('tuning') == 'plain' and r.get('train') != 'head']
+    wholes = {str(r['start']) for r in plain if 'start' in r} - {str(ours.get('start'))}
+    # a hash of a large model takes seconds: only those that are compared
+    if towers and towers - {image_tower_hash(base)} or wholes and wholes - {base.hash}: warn_user(
+        'Fine-tuning began with another image tower than that of the zero-shot classifier given here: averages of the '
+        'two are not between the start and the end of a training. Give the classifier that was fine-tuned.')
+
 # %% ../../nbs/api/weights/03_merge.ipynb #22ab8b71
 def check_alpha(alpha:float) -> float:
     "`alpha` as a float, with a warning outside 0…1"
@@ -236,6 +266,7 @@ def interpolate(
 ): # a new state dict or classifier
     """Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)
 
+    Running statistics of BatchNorm are not extrapolated. A warning says if fine-tuning began with another image tower.
     ValueError if the two don't fit together, are swapped, or one is an average itself.
     """
     # `merge` checks that the two fit together and are the ends that they should be
@@ -349,6 +380,7 @@ def check_models(
         f'{method.name} takes two fine-tuned models or more, from different seeds. It got {n}.')
     if base is None or isinstance(base, Mapping): return # of state dicts alone there is nothing more to know
     for model in finetuned: check_not_swapped(base, model)
+    if method.needs_base: warn_of_another_base(base, finetuned)
     if method.name == wise_ft.name: check_not_averages(base, *finetuned)
 
 def check_images(method:Method, models:list, images):

@@ -12,7 +12,7 @@ from copy import deepcopy
 from fastcore.basics import chunked
 from torch import nn
 from ..base.registry import Method, as_method
-from .tensors import check_compatible, check_finite, is_weight
+from .tensors import check_compatible, check_finite, is_running_statistic, is_same_mask, is_weight
 from .layout import Positions
 from .merge import check_alpha, merged_tensors, wise_ft
 
@@ -28,8 +28,10 @@ class WeightPath:
     ):
         memory = target.state_dict() # the target's own tensors, which are written to
         check_compatible(zeroshot, finetuned)
+        # equal in both, with infinite values: not averaged
+        self.masks = {k for k, t in zeroshot.items() if is_same_mask([t, finetuned[k]])}
         for state, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')):
-            check_finite(state, name)
+            check_finite({k: t for k, t in state.items() if k not in self.masks}, name)
             if any(state[k].data_ptr() == t.data_ptr() for k, t in memory.items() if t.numel()): raise ValueError(
                 f"The target shares its memory with {name} and would overwrite it. Give a copy: "
                 "copy.deepcopy(module).")
@@ -63,7 +65,8 @@ class WeightPath:
         together = []
         for k, t in self.memory.items():
             z, f = self.zeroshot[k], self.finetuned[k]
-            if not is_weight(t): t.copy_(f if alpha == 1 else z)
+            if not is_weight(t) or k in self.masks: t.copy_(f if alpha == 1 else z)
+            elif is_running_statistic(k) and not 0 <= alpha <= 1: t.copy_(f if alpha > 1 else z) # not extrapolated
             elif t.device.type != 'cpu': together.append((t, z, f))
             elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
             else: t.copy_(torch.lerp(z, f, alpha))
