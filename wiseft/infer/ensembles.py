@@ -7,12 +7,11 @@ __all__ = ['DEFAULT_ALPHAS', 'sweep', 'members', 'average_logits', 'average_prob
            'ensembles_between', 'Average', 'averages_between', 'output_ensemble']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch
+import numpy as np, pandas as pd, torch
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, our_names, warn_user
 from ..weights.merge import check_alpha, check_images, check_not_averages, check_not_swapped, prepare_merge
@@ -23,7 +22,7 @@ from ..data.images import ImageSet
 from ..data.prompts import check_same_classes
 from ..data.suites import Suite
 from ..models.classifier import ImageClassifier, check_classifier
-from .inference import common_transform, device_of
+from .inference import common_transform
 from .members import ControlMember, Member, Remembered, at_precision, control_head, default_name, member
 from .evaluation import evaluate
 
@@ -82,7 +81,8 @@ def members(
     check_not_swapped(zeroshot, finetuned)
     check_not_averages(zeroshot, finetuned)
     methods = _methods_to_sweep(by, parts)
-    inner_alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
+    given_alphas = DEFAULT_ALPHAS if alphas is None else alphas
+    inner_alphas = sorted({float(check_alpha(a)) for a in given_alphas} - {0., 1.})
     # the ends; all members share one head on a control set, unless a text tower was trained
     text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
     head_of = None if text_trains else Remembered(partial(control_head, zeroshot))
@@ -102,8 +102,6 @@ def members(
         if m in averages: continue
         averages[m] = averages_between(*ends, last, inner_alphas, m, precision=precision, images=images,
                                        head_of=head_of)
-    if not merges: # which check each alpha
-        for a in inner_alphas: check_alpha(a)
     out = [first, last]
     for m in methods:
         if m.kind == 'merge': out += averages[m].values()
@@ -208,21 +206,18 @@ def ensembles_between(
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
 class Average(Member):
-    "An average of weights, as a classifier of its own or with weights computed for each batch"
+    "An average of weights, which its path writes into the one model that all averages share, for each batch"
     def __init__(self,
         path:WeightPath, alpha:float,
-        model:nn.Module|None, # with the weights at this alpha; None: the path writes them into its target
         identity:dict, transform:Callable, # as in `Member`
         head_of:Callable|None, # control set -> its head; None: that of the average's own text tower
     ):
-        module = path.target if model is None else model
-        super().__init__(identity, module.classnames, transform, [module])
-        self.path, self.alpha, self.model, self.head_of = path, alpha, model, head_of
-    def module(self): return self.path(self.alpha) if self.model is None else self.model
-    def features(self, x): return self.module().features(x)
-    def compute(self, x): return self.module()(x)
+        super().__init__(identity, path.target.classnames, transform, [path.target])
+        self.path, self.alpha, self.head_of = path, alpha, head_of
+    def features(self, x): return self.path(self.alpha).features(x)
+    def compute(self, x): return self.path(self.alpha)(x)
     def control(self, images):
-        head = self.head_of(images) if self.head_of else control_head(self.module(), images)
+        head = self.head_of(images) if self.head_of else control_head(self.path(self.alpha), images)
         return ControlMember(self, images, head)
 
 def averages_between(
@@ -238,15 +233,9 @@ def averages_between(
     target = at_precision(zeroshot, precision)
     if target is zeroshot: target = _copy(zeroshot)
     path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
-    # a classifier for every alpha if they fit into memory; else one that is overwritten, as on an accelerator
-    needed = len(alphas)*sum(t.nbytes for t in path.memory.values())
-    copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
-    out = {}
-    for a in alphas:
-        model = _copy(path(a)) if copies else None
-        identity = last.identity | dict(method=method.title, alpha=a)
-        out[a] = Average(path, a, model, identity, last.transform, head_of)
-    return out
+    if alphas: path(alphas[0]) # a merge that fails does so before an image is read
+    identities = {a: last.identity | dict(method=method.title, alpha=a) for a in alphas}
+    return {a: Average(path, a, identity, last.transform, head_of) for a, identity in identities.items()}
 
 def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
 

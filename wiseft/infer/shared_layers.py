@@ -15,11 +15,16 @@ from torch import nn
 class _Once:
     "Forward function of a layer, with a memory of the last input and output that equal layers share"
     # memory: the last `input` and `output`, how often each was written to (`versions`), and `misses` in a row
-    def __init__(self, forward, memory): self.forward, self.memory = forward, memory
+    def __init__(self, layer, memory):
+        self.forward, self.memory, self.weights = layer.forward, memory, [*layer.state_dict().values()]
+        self.compared = self.weight_versions()
+    def weight_versions(self): return [t._version for t in self.weights]
     def __call__(self, x, *args, **kwargs):
         m = self.memory
         has_other_inputs = any(o is not None for o in (*args, *kwargs.values()))
-        if m.misses > 1 or has_other_inputs: return self.forward(x, *args, **kwargs) # given up, or not comparable
+        # given up, not comparable, or with weights that a `WeightPath` changed
+        if m.misses > 1 or has_other_inputs or self.weight_versions() != self.compared:
+            return self.forward(x, *args, **kwargs)
         if m.output is not None:
             intact = m.versions == (m.input._version, getattr(m.output, '_version', None)) # not written to since
             same = m.input is x or m.input.dtype == x.dtype and torch.equal(m.input, x)
@@ -61,7 +66,7 @@ def shared_layers(
         for name in _same_layers(alike[0], same): shared.append((name, {m.get_submodule(name) for m in alike}))
     for _, layers in shared:
         memory = SimpleNamespace(input=None, output=None, misses=0) # misses in a row; after two it is given up
-        for layer in layers: layer.forward = _Once(layer.forward, memory)
+        for layer in layers: layer.forward = _Once(layer, memory)
     try: yield [name for name, _ in shared]
     finally:
         # the attribute hid the method of the layer's class

@@ -14,7 +14,7 @@ from torch import nn
 from ..base.registry import Method, as_method
 from .tensors import check_compatible, check_finite, is_running_statistic, is_same_mask, is_weight
 from .layout import Positions
-from .merge import check_alpha, merged_tensors, wise_ft
+from .merge import merged_tensors, wise_ft
 
 # %% ../../nbs/api/weights/04_path.ipynb #ccb7b2bd
 class WeightPath:
@@ -42,19 +42,23 @@ class WeightPath:
         # both ends lie where the target does
         def there(state): return {k: state[k].detach().to(t.device) for k, t in memory.items()}
         self.zeroshot, self.finetuned = there(zeroshot), there(finetuned)
+        # tensors that training left alone are written once, so that `shared_layers` can tell that they stay as they are
+        self.equal = {k for k, z in self.zeroshot.items() if torch.equal(z, self.finetuned[k])}
+        with torch.no_grad():
+            for k in self.equal: memory[k].copy_(self.zeroshot[k])
 
     @torch.no_grad()
     def __call__(self,
-        alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning
+        alpha:float # mixing coefficient; outside 0…1 it extrapolates
     ) -> nn.Module: # `target`
-        alpha = check_alpha(alpha)
         # WiSE-FT of all weights needs no copy of a merged tensor
         is_plain = self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}
         if is_plain: self._average_into_target(alpha)
         else:
             merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned], self.prepared,
                                     positions=self.positions)
-            for k, t in merged: self.memory[k].copy_(t)
+            for k, t in merged:
+                if not (k in self.equal and torch.equal(self.memory[k], t.to(self.memory[k]))): self.memory[k].copy_(t)
         if getattr(self.target, 'head_from_text', False): # a head follows from the text tower: once for each alpha
             if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())
             self.target.head.load_state_dict(self.heads[alpha])
@@ -64,6 +68,7 @@ class WeightPath:
         "Average all weights; on an accelerator many tensors at once"
         together = []
         for k, t in self.memory.items():
+            if k in self.equal: continue
             z, f = self.zeroshot[k], self.finetuned[k]
             if not is_weight(t) or k in self.masks: t.copy_(f if alpha == 1 else z)
             elif is_running_statistic(k) and not 0 <= alpha <= 1: t.copy_(f if alpha > 1 else z) # not extrapolated
