@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from conftest import later
 from tests.models.test_load import NAMES, TEMPLATES, folders  # noqa: F401, a fixture
 
 import wiseft.models.save
@@ -11,7 +12,8 @@ from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
-from wiseft.models.vision import image_classifier, load_vision
+
+image_classifier, load_vision = later("wiseft.models.vision", "image_classifier", "load_vision")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])

@@ -1,9 +1,11 @@
 "Image models have the weights of the file that is given."
 import torch
-from torchvision.models import resnet18
+from conftest import later
 
-from wiseft.models.vision import load_vision
 from wiseft.weights.checkpoints import write_state_dict
+
+load_vision = later("wiseft.models.vision", "load_vision")
+resnet18 = later("torchvision.models", "resnet18")
 
 
 def test_a_model_of_torchvision_has_the_weights_of_its_file(tmp_path):
