@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_COLUMNS', 'MARKER', 'data_root', 'cache_root', 'package_data', 'existing_file', 'is_out_of_memory',
            'blame_memory', 'read_text', 'read_lines', 'check_columns', 'remove_path', 'holds', 'check_replaceable',
-           'tidy', 'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once']
+           'tidy', 'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once', 'available_cores']
 
 # %% ../../nbs/api/base/02_files.ipynb #f7caf17a
 import errno,hashlib,json,math,os,re,secrets,shutil,time,zipfile
@@ -350,3 +350,26 @@ def unzip_once(
     with suppress(FileExistsError), atomic_path(target) as tmp: # another process may be first
         with zipfile.ZipFile(archive) as z: z.extractall(tmp)
     return target
+
+# %% ../../nbs/api/base/02_files.ipynb #c04e5a02
+_CGROUPS = Path('/sys/fs/cgroup')
+
+def available_cores() -> int:
+    "Number of cores that this process may use, by its affinity and by the quotas of its container"
+    if hasattr(os, 'sched_getaffinity'): cores = len(os.sched_getaffinity(0))
+    else: cores = os.cpu_count() or 1 # not on Linux
+    return max(1, min([cores, *map(math.ceil, _quotas())]))
+
+def _quotas(): # yields numbers of cores
+    "CPU quotas of the cgroups that this process is in"
+    try: lines = Path('/proc/self/cgroup').read_text().splitlines()
+    except OSError: return # not on Linux
+    for line in lines: # such as '0::/user.slice' (version 2) or '1:cpu,cpuacct:/docker/2f1' (version 1)
+        _, kinds, path = line.split(':', 2)
+        if kinds and 'cpu' not in kinds.split(','): continue
+        place = _CGROUPS/('cpu' if kinds else '')/path.strip('/')
+        for folder in (place, *place.parents): # in a container only the outer ones may be there
+            with suppress(OSError, ValueError): # no such file; 'max', which is no limit
+                if kinds: quota, period = ((folder/f'cpu.cfs_{k}_us').read_text() for k in ('quota', 'period'))
+                else: quota, period = (folder/'cpu.max').read_text().split()
+                if int(quota) > 0: yield int(quota)/int(period) # -1 is no limit either

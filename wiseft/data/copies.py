@@ -8,12 +8,13 @@ __all__ = ['THUMBNAIL_SIDE', 'ALIKE', 'EQUAL', 'MOST_THUMBNAILS', 'MOST_SECONDS'
            'find_training_images']
 
 # %% ../../nbs/api/data/17_copies.ipynb #21dd5c68
-import json, numpy as np, os, pandas as pd, time
+import json, numpy as np, pandas as pd, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations, product
 from PIL import Image
+from ..base.files import available_cores
 from .decoding import UnreadableImage
 from .disk_cache import cache_entry, image_key, open_entry, write_entry
 from .images import ImageSet
@@ -132,7 +133,7 @@ def thumbnails(
             if time.monotonic() >= end: return None
             try: return square_thumbnail(some.open(i, at_least=4*THUMBNAIL_SIDE))
             except UnreadableImage: return None
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: small = list(pool.map(decode, range(len(some))))
+        with ThreadPoolExecutor(min(8, available_cores())) as pool: small = list(pool.map(decode, range(len(some))))
         if time.monotonic() < end and any(s is not None for s in small):
             write_entry(folder, small, name=f'thumbnails of {images.name}')
     known = [i for i, s in enumerate(small) if s is not None and len(s)] # the cache has an empty array for None

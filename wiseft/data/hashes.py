@@ -12,7 +12,7 @@ import numpy as np
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from ..base.files import cache_root, sha256_file
+from ..base.files import available_cores, cache_root, sha256_file
 
 # %% ../../nbs/api/data/04_hashes.ipynb #17119f86
 def file_identities(
@@ -99,7 +99,7 @@ def content_hashes(
 ) -> list: # of each what `hashed` gives
     "SHA-256 of each file: read once, and again after a change"
     hashes = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, available_cores())) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             some = paths[start:start+_AT_ONCE]
             identity_of = list(identities(some)) # None: no file

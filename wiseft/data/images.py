@@ -65,14 +65,15 @@ class ImageSet(Dataset):
     def __len__(self): return len(self.paths)
     @property
     def transformed(self): return getattr(self.pixels, 'transformed', False) # by whoever made them: a `DataLoader`
-    def open(self, i:int, at_least:int|None=None): # RGB PIL image
-        "Decode image `i`; a large JPEG is reduced to about `at_least` pixels on the short side"
+    def open(self, i:int, at_least:int|None=None, scale:Callable|None=None): # RGB PIL image
+        "Decode image `i`; `at_least` and `scale` as in `open_image`, for files without a border"
         b = self.border
         if self.transformed: return _stretched_picture(self.pixels[i])
         if self.pixels is not None: im = as_picture(self.pixels[i])
         else:
             read = self.members and partial(self.members.read, i)
-            im = open_image(self.paths[i], None if b else at_least, self.upright, read)
+            if b: at_least = scale = None
+            im = open_image(self.paths[i], at_least, self.upright, read, scale)
         return im.crop((b, b, im.width-b, im.height-b)) if b else im
 
 # %% ../../nbs/api/data/09_images.ipynb #6ab501ed

@@ -9,10 +9,13 @@ __all__ = ['MAX_SKIPPED', 'ShortSide', 'Pixels', 'PixelsOrError', 'check_skipped
 # %% ../../nbs/api/data/06_pixels.ipynb #e6639e6c
 import os, torch
 import numpy as np
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from fastcore.basics import noop
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from ..base.text import number_from_environment
+from ..base.files import available_cores
 from ..base.distributed import n_processes
 from ..base.progress import say_once, with_progress
 from .decoding import UnreadableImage
@@ -24,22 +27,32 @@ class ShortSide:
     def __init__(self, size:int):
         self.size, self.at_least = size, 2*size
         self.pixels_key = f'short side {size}'
-    def pixels(self, image:Image.Image): # PIL image -> (height, width, 3) array of uint8
+        self.fast_at_least = self.at_least
+    def scale(self, image:Image.Image): # PIL image, perhaps not turned upright yet
         part = self.size/min(image.size)
         small = [round(part*s) for s in image.size]
-        if part < 1: image = image.resize(small, Image.Resampling.BICUBIC)
-        return np.asarray(image)
+        return image.resize(small, Image.Resampling.BICUBIC) if part < 1 else image
+    def pixels(self, image:Image.Image): return np.asarray(self.scale(image)) # (height, width, 3), uint8
 
 # %% ../../nbs/api/data/06_pixels.ipynb #5dbf2dcb
 class Pixels(Dataset):
     "8-bit pixels of a set's images, (height, width, 3), from the cache if possible"
-    def __init__(self, images, transform): # `ImageSet`; `ClipTransform`, `OwnTransform` or `ShortSide`
+    def __init__(self,
+        images, # `ImageSet`
+        transform, # `ClipTransform`, `OwnTransform` or `ShortSide`
+        fast_jpeg:bool=False # decode large JPEGs at 1/2, 1/4 or 1/8 of their size, at twice the transform's or more
+    ):
         self.images, self.transform, self.kept = images, transform, None
+        self.at_least = transform.fast_at_least if fast_jpeg else transform.at_least
     def __len__(self): return len(self.images)
     def __getitem__(self, i): # `UnreadableImage` if it is
         if self.kept is not None and len(a := self.kept[i]): return a
         if self.images.transformed: return self.images.pixels[i].permute(1, 2, 0)
-        return self.transform.pixels(self.images.open(i, self.transform.at_least))
+        return self.transform.pixels(self.images.open(i, self.at_least, self.transform.scale))
+    @property
+    def key(self): # list of texts; None if they can't be cached
+        key, t = self.transform.pixels_key, self.transform
+        return key and [key, *([f'JPEGs at {self.at_least}'] if self.at_least != t.at_least else [])]
 
 class PixelsOrError(Dataset):
     "Pixels, or the reason why an image is unreadable"
@@ -66,32 +79,42 @@ def check_skipped(
 
 # %% ../../nbs/api/data/06_pixels.ipynb #4497b1af
 def is_large(images) -> bool:
-    "Whether the files of a set take more than 200 MB: smaller sets are decoded without worker processes"
+    "Whether the files of a set take more than 200 MB: smaller sets are decoded in threads, without worker processes"
     return images.subset(slice(100_000)).sizes().clip(0).sum() > 200e6
 
 def decoding_workers(images, alone:bool=False) -> int: # alone: while the other processes of a distributed run wait
     "Number of decoding processes: `$WISEFT_WORKERS`; else for large sets the number of cores, at most 16"
     here = 1 if alone else int(os.environ.get('LOCAL_WORLD_SIZE') or n_processes())
-    cores = max(1, (os.cpu_count() or 1)//here)
+    cores = max(1, available_cores()//here)
     return int(number_from_environment('WISEFT_WORKERS', min(16, cores) if is_large(images) else 0))
 
-def _loader(pixels, which, workers): # `DataLoader` of (height, width, 3) arrays, or of texts
-    "Iterate over the pixels of some images, or the reasons why they are unreadable"
+def _decoded(pixels, which, workers): # yields (height, width, 3) arrays, or texts
+    "Pixels of some images in order, or the reasons why they are unreadable; decoded in processes, or else in threads"
     if workers is None: workers = decoding_workers(pixels.images.subset(which), alone=True)
-    # with a generator of its own the loader leaves the global one as it is
-    return DataLoader(PixelsOrError(pixels), None, sampler=which, num_workers=workers, collate_fn=noop,
-                      generator=torch.Generator())
+    read = PixelsOrError(pixels)
+    if workers:
+        # with a generator of its own the loader leaves the global one as it is
+        yield from DataLoader(read, None, sampler=which, num_workers=workers, collate_fn=noop,
+                              generator=torch.Generator())
+        return
+    n = available_cores() # Pillow lets threads work at the same time
+    with ThreadPoolExecutor(n) as threads:
+        ahead = deque() # futures of the next images: few, so that memory doesn't grow
+        for i in which:
+            ahead.append(threads.submit(read.__getitem__, i))
+            if len(ahead) > 2*n: yield ahead.popleft().result()
+        while ahead: yield ahead.popleft().result()
 
 # %% ../../nbs/api/data/06_pixels.ipynb #af725d4c
 def decode_once(
     pixels:Pixels,
-    workers:int|None=None, # decoding processes; None: some for sets above 200 MB
+    workers:int|None=None, # decoding processes; None: some for sets above 200 MB; 0: threads
     progress:bool=True # show progress where there is much to decode
 ) -> Pixels: # the same, whose images come from the cache from now on, if all of them fit
     "Decode a set into the cache, unless this was done before"
-    images, key = pixels.images, pixels.transform.pixels_key
+    images, key = pixels.images, pixels.key
     if key is None or not len(images): return pixels # a transform whose pixels can't be cached
-    folder = cache_entry('pixels', image_key(images, key))
+    folder = cache_entry('pixels', image_key(images, *key))
     if folder is None: return pixels # images without files, or nothing is to be kept
     pixels.kept = open_entry(folder)
     if pixels.kept is None and _fits_into_cache(pixels, progress):
@@ -113,9 +136,9 @@ def _fits_into_cache(pixels, progress): # bool
 def _arrays(pixels, workers, progress): # yields (height, width, 3) arrays, or None
     "Pixels of all images, None for unreadable ones; ValueError if those are too many"
     images, reasons = pixels.images, []
-    loader = _loader(pixels, range(len(images)), workers)
-    shown = progress and is_large(images)
-    for a in with_progress(loader, f'decoding {images.name}', images=len(images), progress=shown):
+    decoded, shown = _decoded(pixels, range(len(images)), workers), progress and is_large(images)
+    for _ in with_progress(range(len(images)), f'decoding {images.name}', images=len(images), progress=shown):
+        a = next(decoded)
         if isinstance(a, str):
             reasons.append(a)
             check_skipped(images, reasons)
@@ -133,7 +156,7 @@ def unreadable(
     kept = decode_once(pixels, progress=progress).kept
     if kept is None: suspects = range(len(images))
     else: suspects = np.flatnonzero(kept.shapes.prod(1) == 0).tolist() # unreadable images are kept as empty arrays
-    for i, a in zip(suspects, _loader(pixels, suspects, workers=None)): # None: as many as the files' size asks for
+    for i, a in zip(suspects, _decoded(pixels, suspects, workers=None)): # None: as many as the files' size asks for
         if not isinstance(a, str): continue
         reasons[i] = a
         check_skipped(images, list(reasons.values()))

@@ -18,6 +18,7 @@ from ..base.lazy import open_clip, torchvision
 class ClipTransform:
     "A CLIP's image transform, from open_clip's settings"
     at_least = None # pixels on the short side to decode a large JPEG at; None: all of it
+    fast_at_least = property(lambda self: 2*int(np.max(self.settings['size']))) # the same for `fast_jpeg`
     def __init__(self,
         preprocess:dict # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     ):
@@ -31,6 +32,11 @@ class ClipTransform:
             side = math.floor(np.max(config.size)/crop_pct)
             # in place of open_clip's own `Resize`
             self.steps[0] = torchvision.transforms.Resize(side, self.steps[0].interpolation)
+    def scale(self,
+        image:Image.Image # PIL image, perhaps not turned upright yet
+    ): # the same, or scaled
+        "Scale an image by its short side, before or after it is turned; otherwise leave it to `pixels`"
+        return self.steps[0](image) if isinstance(self.steps[0].size, int) else image
     def pixels(self,
         image:Image.Image # PIL image
     ): # (height, width, 3) array of uint8
@@ -94,7 +100,8 @@ def wrong_range(self:ClipTransform,
 # %% ../../nbs/api/data/02_transforms.ipynb #3574eb9c
 class OwnTransform:
     "A transform that runs whole: `pixels` gives what it returns, `normalize` changes no value"
-    at_least = pixels_key = key = None # nothing of it can be cached
+    at_least = fast_at_least = scale = None # it takes whole images
+    pixels_key = key = None # nothing of it can be cached
     def __init__(self,
         transform # PIL image -> tensor
     ): self.transform = transform

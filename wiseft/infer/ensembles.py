@@ -41,7 +41,7 @@ def sweep(
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
     images=None,            # as in `members`; default the validation images of a `Suite`, whatever `split` is
     parts:str=None,         # as in `members`
-    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
+    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress, fast_jpeg
 ) -> pd.DataFrame|tuple: # results table, or (results table, `KeptPredictions`)
     """Evaluate `zeroshot`, `finetuned` and the ensembles between them on `suite`: one row per method, α and set.
 

@@ -84,7 +84,8 @@ def evaluate(
     precision:str|None=None, # 'bf16': weights in bfloat16, compared with fp32 on a sample; None: where it is usual
     batch_size:int=None,    # default `wiseft.infer.inference.fitting_batch_size`
     workers:int=None,       # decoding processes; None: some for sets above 200 MB
-    progress:bool=True      # show progress bars
+    progress:bool=True,     # show progress bars
+    fast_jpeg:bool=False    # decode large JPEGs at a fraction of their size: much faster; pixels differ a little
 ) -> pd.DataFrame|tuple: # results table, or (results table, `KeptPredictions`)
     """Evaluate `members` on all sets of `suite` in one pass over the images: one row per member, set and metric.
 
@@ -106,9 +107,9 @@ def evaluate(
         here = {n: m.on(images) for n, m in members.items()} # with other heads on a control set
         later = 0 if columns else n_images-len(images) # the first set tells how long all will take
         columns[d] = columns_per_image(here, images, metrics + kept, batch_size=batch_size, workers=workers,
-                                       progress=progress, later=later)
+                                       progress=progress, later=later, fast_jpeg=fast_jpeg)
         if images.role == 'control': check_better_than_chance(here, columns[d], images)
-    precision_column = _agreement_with_fp32(members, columns, datasets)
+    precision_column = _agreement_with_fp32(members, columns, datasets, fast_jpeg)
     identities = {n: m.identity | precision_column for n, m in members.items()} # columns of `WHO`, for tables
     def results():
         _warn_of_copies(members, suite, datasets, progress)
@@ -148,7 +149,7 @@ def _table_and_predictions(identities, columns, datasets, split, metrics): # res
     return pd.concat(tables, ignore_index=True), KeptPredictions(rows, members)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
-def _agreement_with_fp32(members, columns, datasets): # dict(precision=…); {} if all members are in fp32
+def _agreement_with_fp32(members, columns, datasets, fast_jpeg): # dict(precision=…); {} if all members are in fp32
     "How often rounded classifiers predict as in fp32, on a sample of the first set, for the table"
     exact = {n: m.exact() for n, m in members.items() if m.rounded} # the same in fp32
     if not exact: return {}
@@ -156,7 +157,8 @@ def _agreement_with_fp32(members, columns, datasets): # dict(precision=…); {} 
     n_images = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost much of what bfloat16 saves
     sample = images.spread(n_images) # indices
     equal = [] # of each member (n,) bool, for the images that could be read
-    for n, of_sample in columns_per_image(exact, images.subset(sample), progress=False).items():
+    for n, of_sample in columns_per_image(exact, images.subset(sample), progress=False,
+                                                fast_jpeg=fast_jpeg).items():
         in_fp32, rounded = of_sample['predicted'], columns[d][n]['predicted'][sample]
         equal.append((in_fp32 == rounded)[in_fp32 >= 0])
     equal = np.concatenate(equal)

@@ -71,11 +71,12 @@ def pixel_batches(
     keep:bool=True, # decoded pixels in the cache
     most_skipped:float=MAX_SKIPPED, # share of the images that may be unreadable
     shared:bool=False, # of several processes each takes some of the batches
-    later:int=0 # images of the sets that follow, for the time left
+    later:int=0, # images of the sets that follow, for the time left
+    fast_jpeg:bool=False # as in `Pixels`
 ): # yields (indices, pixels (n, …) for `transform.normalize`)
     "Decoded images in order; ValueError if too many are unreadable"
     if not len(images): raise ValueError(f'{images.name} has no images.')
-    source = Pixels(images, transform)
+    source = Pixels(images, transform, fast_jpeg)
     if keep: decode_for_all(source, workers, progress) # sets `source.kept`, if the set can be cached
     if source.kept is not None: workers = 0 # they are in the cache, decoded
     elif workers is None: workers = decoding_workers(images)
@@ -171,7 +172,7 @@ def each_batch(
     skipped:list, # receives (index, reason) of unreadable images
     batch_size:int=None, # default `fitting_batch_size`
     most_skipped:float=MAX_SKIPPED, # share of the images that may be unreadable
-    **kwargs      # of `pixel_batches`: workers, progress, keep
+    **kwargs      # of `pixel_batches`: workers, progress, keep, fast_jpeg
 ): # yields what `work` returns
     "Iterate over the batches of a set, on all devices that functions need; several processes share them"
     n_batches = math.ceil(len(images)/(batch_size or fitting_batch_size(functions, transform)))

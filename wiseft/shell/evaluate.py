@@ -15,7 +15,7 @@ import typer
 
 from .app import (
     AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Precision,Reference,Shift,Split,
-    SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,in_percent,load_by_name,load_images,
+    FastJpeg,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,in_percent,load_by_name,load_images,
     load_methods,say,show_table,split_names,split_numbers,warn,wrote)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #7d2800d8
@@ -35,6 +35,7 @@ def _evaluate_and_write(
     split:Split='test',
     precision:Precision=None,
     workers:Workers=None,
+    fast_jpeg:FastJpeg=False,
     device:Device=None,
     output:Table=None,
     force:Force=False,
@@ -53,7 +54,7 @@ def _evaluate_and_write(
                              training=split=='validation') # ImageNet's training images, of which validation is a part
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
-            precision=precision, control=control_sets(control).values())
+            precision=precision, control=control_sets(control).values(), fast_jpeg=fast_jpeg)
         show_table(_rows_in_percent(table))
         _say_forgotten_and_precision(table, predictions)
         for doubt in reasons_to_doubt(table, len(classnames)): warn(doubt)
@@ -137,7 +138,7 @@ def sweep_(
     alphas:Annotated[Optional[str], typer.Option('--alphas',
         help='Comma-separated mixing coefficients. Default: 0, 0.1, …, 1.')]=None,
     by:_By=None, averaged:_Averaged=None, use:Use=None,
-    precision:Precision=None, workers:Workers=None,
+    precision:Precision=None, workers:Workers=None, fast_jpeg:FastJpeg=False,
     output:Table=None,
     force:Force=False,
 ):
@@ -173,7 +174,7 @@ def sweep_(
                              training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,
-            control=control_sets(control).values(), **families)
+            control=control_sets(control).values(), fast_jpeg=fast_jpeg, **families)
         show_table(methods_by_set(table))
         _say_forgotten_and_precision(table, predictions, alpha)
         write(table, predictions, recipes)

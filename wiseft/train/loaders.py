@@ -26,7 +26,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
 from ..base.text import first_few, our_names, warn_user
-from ..base.files import sha256_file
+from ..base.files import available_cores, sha256_file
 from ..base.distributed import n_processes, share
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
@@ -116,7 +116,7 @@ class PixelSource:
     def batch(self, idxs:list, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
         crops = draws is not None and self.crop_scale
         read = partial(self.crop, draws=draws) if crops else self.pixels
-        n = 1 if get_worker_info() else os.cpu_count() # Pillow lets threads work at the same time
+        n = 1 if get_worker_info() else available_cores() # Pillow lets threads work at the same time
         with ThreadPoolExecutor(n) as threads: images = dict(zip(idxs, threads.map(read, idxs)))
         readable = [i for i in idxs if images[i] is not None]
         if not readable: return ()
