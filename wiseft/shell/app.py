@@ -10,7 +10,7 @@ __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Result
            'load_by_name', 'split_names', 'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
-import functools,os,platform,re,signal,sys,unicodedata,warnings
+import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib import metadata
@@ -161,6 +161,9 @@ def _main(
     global _debug, _quiet
     _debug, _quiet = debug, quiet
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when PyTorch is imported, which commands do later
+    # libraries make half a million objects that stay until the end: the collector looks through them less often
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze) # and not once more before Python ends
 
 # %% ../../nbs/api/shell/00_app.ipynb #840b3f16
 def command(
