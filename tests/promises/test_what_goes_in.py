@@ -256,6 +256,22 @@ def test_your_own_model(held, tmp_path, model):
     assert wiseft.evaluate(again, folder, progress=False).value.tolist() == table.value.tolist()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_your_own_trained_model(held):
+    "The ends of a sweep are the module's own logits, before and after training"
+    ends = [Net(), Net()]
+    for net in ends:
+        net.head = nn.Linear(8, 2)
+    ends = {net: wiseft.image_classifier(net, NAMES, own_transform) for net in ends}
+    x = torch.rand(3, 3, 32, 32)
+    for net, classifier in ends.items():
+        assert torch.equal(net.eval()(x), classifier.eval()(x))
+    table = wiseft.sweep(*ends.values(), held[0], [0, .5, 1], progress=False)
+    assert set(table.alpha) == {0, .5, 1}
+    with pytest.raises(TypeError, match="Give linear_probe or image_classifier a transform=…"):
+        wiseft.image_classifier(Net(), NAMES)
+
+
 def test_a_transform_of_ones_own_is_said_once(held):
     with pytest.warns(UserWarning, match="used as it is") as said:
         probe = wiseft.linear_probe(Net(), NAMES, held[0], transform=own_transform, **quick)
@@ -291,13 +307,13 @@ def test_model_of_open_clip():
     "sweep's order": (lambda f, o: wiseft.sweep(f, start(), end()), r"sweep\(zeroshot, .* not a str"),
     "choose_alpha's order": (lambda f, o: wiseft.choose_alpha(f, start(), end()), r"choose_alpha\(.* not a str"),
     "bench's order": (lambda f, o: bench(start(), f, "b"), r"bench\(suite, zeroshot, folder\) .* not a str"),
-    "a module": (lambda f, o: wiseft.sweep(Net(), Net(), f), r"not a Net.*linear_probe\("),
+    "a module": (lambda f, o: wiseft.sweep(Net(), Net(), f), r"not a Net.*image_classifier\(MODULE, CL"),
     "images last": (lambda f, o: wiseft.sweep(start(), end(), start()), "labeled images: .*; got ImageClassifier"),
     "a table": (lambda f, o: wiseft.finetune(start(), pd.DataFrame({"a": [1]})), "images: .*; got DataFrame"),
     "finetune's order": (lambda f, o: wiseft.finetune(Suite.of(f), start()), "takes an ImageClassifier, not a Suite"),
     "learner's order": (lambda f, o: wiseft.clip_learner(clip_dataloaders(f, start(), 8), start()), r"r\(classifier,"),
     "bs": (lambda f, o: wiseft.finetune(start(), f, bs=16), "called batch_size"),
-    "no transform": (lambda f, o: wiseft.linear_probe(Net(), NAMES, f), r"linear_probe\(…, transform=…\) takes one"),
+    "no transform": (lambda f, o: wiseft.linear_probe(Net(), NAMES, f), r"Give linear_probe or image_classifier a transform=…"),
 }.values(), ids=lambda o: "")
 def test_the_message(held, call, words):
     with pytest.raises(TypeError, match=words):

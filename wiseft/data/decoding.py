@@ -58,6 +58,23 @@ def _tiff_value(im, tag, default):
     "First value of a TIFF tag: 258 bits per value, 339 their format (2: signed), 262 what 0 means (0: white)"
     return np.ravel(im.tag_v2.get(tag, default))[0] if im.format == 'TIFF' else default
 
+# %% ../../nbs/api/data/01_decoding.ipynb #cc9dd378
+_black_folders = set() # for which there was a warning
+
+def _warn_of_black(im, rgb, is_deep=False, path=None): # `rgb`: the same in 8 bits; no path: a picture in memory
+    "Warn, once per image folder, if all 16-bit values fit into 12 bits, or 8-bit values are 0 and 1, as in a mask"
+    folder = path and Path(path).parent.parent
+    brightest = np.max(rgb.getextrema())
+    if brightest >= (16 if is_deep else 2) or not np.any(im) or folder in _black_folders: return
+    if path: _black_folders.add(folder)
+    place = printable(path) if path else 'A picture in memory'
+    what, advice = 'its values are 0 and 1, where white is 255', 'If it is a mask, multiply it by 255'
+    if is_deep:
+        what = 'all of its 16-bit values are below 4096, where white is 65535'
+        advice = 'If they come from a 12-bit camera, multiply them by 16'
+    again = ' and save the images again. (There is one such warning for a folder; other images may be as dark.)'
+    warn_user(f'{place}: {what}: the image is nearly black. {advice}{again if path else "."}')
+
 # %% ../../nbs/api/data/01_decoding.ipynb #5a1c0002
 def as_picture(
     x:Image.Image|np.ndarray, # or tensor, channels first or last, or gray; 0…255, or floats 0…1
@@ -65,6 +82,7 @@ def as_picture(
     "Convert a picture in memory to 8-bit RGB; ValueError if its values or its shape are not those of a picture"
     if isinstance(x, Image.Image):
         rgb = to_rgb(x)
+        _warn_of_black(x, rgb, x.mode.startswith('I'))
         rgb.info = x.info
         return ImageOps.exif_transpose(rgb)
     if hasattr(x, 'detach'): # a tensor
@@ -73,11 +91,12 @@ def as_picture(
     if not isinstance(x, np.ndarray): raise TypeError(
         f'Expected a picture, which is a PIL image, an array, or a tensor; got {type(x).__name__}.')
     # to (height, width, channels)
-    shape, channels = x.shape, (1, 3, 4)
+    shape, channels = x.shape, (1, 3)
     if x.ndim == 2: x = x[..., None]
     if x.ndim == 3 and x.shape[2] not in channels: x = x.transpose(1, 2, 0) # they came first
     if x.ndim != 3 or x.shape[2] not in channels or not x.size: raise ValueError(
-        f'Expected a picture of shape (height, width, 3) or (3, height, width); got {shape}.')
+        f'Expected a picture of shape (height, width, 3) or (3, height, width); got {shape}.'
+        + (' If the fourth channel is alpha, give PIL images: Image.fromarray(x).' if 4 in shape else ''))
     # to 8 bits
     is_float = x.dtype.kind == 'f'
     low, high, white = x.min(), x.max(), 1 if is_float else 255
@@ -86,7 +105,9 @@ def as_picture(
         'to 1, before any normalization.')
     if is_float: x = (255*x).round()
     if x.shape[2] == 1: x = x[..., 0]
-    return to_rgb(Image.fromarray(np.ascontiguousarray(x, np.uint8)))
+    im = Image.fromarray(np.ascontiguousarray(x, np.uint8))
+    _warn_of_black(im, im)
+    return im.convert('RGB')
 
 # %% ../../nbs/api/data/01_decoding.ipynb #d0797d60
 # TGA has no mark of its own: tried last
@@ -144,7 +165,7 @@ def open_image(
             is_deep_png = im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
             has_16_bits = is_deep_png or _tiff_value(im, 258, 8) == 16 # 258: bits per value
             rgb = to_rgb(im)
-            if has_16_bits: _warn_of_black(rgb, path)
+            if has_16_bits or im.mode == 'L': _warn_of_black(im, rgb, has_16_bits, path)
             if im.format == 'JPEG': _check_whole(im, read or Path(path).read_bytes, at_least)
             info = im.info
             if scale: rgb = scale(rgb)
@@ -165,16 +186,3 @@ def _why_unreadable(e, path): # text
     return f'not an image (the content is none of {", ".join(readable_formats())}).'
 
 def _too_many(limit): return f'more than the {limit:,} that are decoded. Make it smaller, or set WISEFT_MAX_PIXELS.'
-
-# %% ../../nbs/api/data/01_decoding.ipynb #cc9dd378
-_black_folders = set() # for which there was a warning
-
-def _warn_of_black(rgb, path):
-    "Warn, once per image folder, if all values of a 16-bit file fit into 12 bits"
-    folder = Path(path).parent.parent
-    brightest = max(high for _, high in rgb.getextrema())
-    if not 0 < brightest < 16 or folder in _black_folders: return
-    _black_folders.add(folder)
-    warn_user(f'{printable(path)}: all of its 16-bit values are below 4096, where white is 65535: the image is nearly '
-              'black. If they come from a 12-bit camera, multiply them by 16 and save the images again. (There is one '
-              'such warning for a folder; other images may be as dark.)')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'image_files', 'labeled_folders', 'split_folders',
-           'imagenet_classes', 'wordnet_labels', 'shard_set', 'source_name', 'is_member', 'match_labels', 'first_line',
-           'read_image_table', 'table_set', 'holds_images']
+           'imagenet_classes', 'wordnet_labels', 'shard_set', 'source_name', 'is_member', 'match_labels', 'say_order',
+           'first_line', 'read_image_table', 'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import os, posixpath, re
@@ -17,7 +17,8 @@ from unicodedata import normalize
 from ..base.text import BadFile, did_you_mean, first_few, python_or_shell, warn_user
 from ..base.files import existing_file, read_lines
 from ..base.lazy import open_clip_tables
-from .prompts import check_classnames
+from ..base.progress import say_once
+from .prompts import check_classnames, names_in_order
 from .arrays import read_table
 from .columns import PathColumn, TextColumn
 from .shards import downloaded_path, check_numbers, is_tar, local_copy, shard_files, shard_members
@@ -31,6 +32,7 @@ def image_folder(
 ) -> ImageSet:
     "The images of a folder of class folders"
     path = downloaded_path(path)
+    if not isinstance(classnames, (dict, type(None))): classnames = names_in_order(classnames)
     if shard_files(path): return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
@@ -260,7 +262,8 @@ def _labels_by_number(source, numbers, classnames): # labels, class names
         f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes. Write one, a '
         f"name a line{python_or_shell(', or give classnames', '')}.")
     names = read_lines(file, 'list of class names') if file else list(classnames)
-    _check_names(file or source, dict.fromkeys(names)) # some classes may share a name
+    _check_names(file or source, list(dict.fromkeys(names))) # some classes may share a name
+    if file is None: say_order(source_name(source), names)
     return match_labels(source, numbers, names, classnames)
 
 def match_labels(
@@ -278,6 +281,14 @@ def match_labels(
     _check_known(source, [own[k] for k in np.unique(numbers)], label_of)
     new_label = np.array([label_of.get(c, -1) for c in own]) # -1: a class without images
     return new_label[numbers], names
+
+def say_order(
+    name:str, # of the set
+    classnames:list # that its labels number
+):
+    "Say which class each number is taken for, where only the order of given class names tells"
+    order = ', '.join(f'{i} = {c}' for i, c in enumerate(classnames[:10]))
+    say_once(f'{name}: labels are numbers, taken as {order}{", …" if len(classnames) > 10 else ""}')
 
 def _labels_by_name(source, classes, classnames): # labels, class names
     "Labels of images whose classes have names"
@@ -368,7 +379,11 @@ def table_set(
         f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
         f'{os.path.abspath(path.parent)}.')
     # are labels numbers of class names, rather than names?
-    if classnames is None: numbered = t.label.str.fullmatch(r'\d{1,9}').all()
+    if classnames is None:
+        numbered = t.label.str.fullmatch(r'\d{1,9}').all()
+        if t.label.str.fullmatch(r'[-+]?\d*\.\d+').all(): raise BadFile(
+            f'{path} has labels such as {t.label[0]}. Expected names or whole numbers; to_csv writes numbers with a '
+            'point if one is missing.')
     else: numbered = not isinstance(classnames, dict) and _are_indices(set(t.label), classnames)
     if numbered: labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
     else: labels, names = _labels_by_name(path, t.label, classnames)

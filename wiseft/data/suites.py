@@ -194,12 +194,7 @@ def warn_of_images(
     suite:Suite
 ):
     "Warn of test sets that lack classes or share images with training or validation; ValueError if all are shared"
-    for name, images in suite.datasets().items():
-        missing, n = images.missing, len(images.classnames) # names of classes without images
-        one = ' A classifier that always answers it scores 100 %.' if len(missing) == n-1 else ''
-        if missing: warn_user(
-            f'{name}: there are no images of {first_few(missing)}, {len(missing)} of {n} classes: its numbers '
-            f'are those of the others.{one}')
+    for name, images in suite.datasets().items(): _warn_of_missing(name, images)
     # shared files, of n test images that were compared
     for name, (files, n) in shared_images(suite).items():
         if len(files) == n: raise ValueError(
@@ -208,6 +203,13 @@ def warn_of_images(
         warn_user(
             f'{name}: {len(files)} of {n} test images are training or validation images of the reference too (such as '
             f'{files[0]}); what it measures is partly memory. Leave them out of one of the two.')
+
+def _warn_of_missing(name, images):
+    missing, n = images.missing, len(images.classnames) # names of classes without images
+    one = ' A classifier that always answers it scores 100 %.' if len(missing) == n-1 else ''
+    if missing: warn_user(
+        f'{name}: there are no images of {first_few(missing)}, {len(missing)} of {n} classes: its numbers '
+        f'are those of the others.{one}')
 
 def shared_images(
     suite:Suite
@@ -333,9 +335,12 @@ def for_evaluation(cls:Suite,
     classnames:list|None=None # of the classifier
 ): # `Suite`, or `ImageSet`
     "Make a suite, or an image set of a source without splits"
-    if isinstance(source, (Suite, ImageSet)): return source
+    if isinstance(source, Suite): return source
     if is_suite(source): return cls.of(source)
-    return cls.of(source, classnames) if _sources_by_split(source) else image_set(source, classnames)
+    if _sources_by_split(source): return cls.of(source, classnames)
+    images = image_set(source, classnames)
+    _warn_of_missing(images.name, images)
+    return images
 
 # %% ../../nbs/api/data/14_suites.ipynb #f8105761
 @patch

@@ -69,7 +69,7 @@ def _in_memory(pictures, classnames): # `ImageSet`, whose labels mean nothing
     is_array = isinstance(pictures, np.ndarray) or hasattr(pictures, 'detach')
     if is_array and pictures.ndim in (2, 3): pictures = pictures[None] # one
     if is_array or isinstance(pictures, list) and not isinstance(pictures[0], tuple):
-        return image_set((pictures, np.zeros(len(pictures), int)), classnames, 'pictures')
+        return image_set((pictures, [classnames[0]]*len(pictures)), classnames, 'pictures')
     return image_set(pictures, classnames, 'pictures')
 
 # %% ../../nbs/api/infer/07_classify.ipynb #533a3d65

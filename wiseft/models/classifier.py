@@ -288,5 +288,5 @@ def check_classifier(
     if not trains and callable(classifier) and hasattr(classifier, 'classnames'): return
     raise TypeError(
         f'{call} takes an ImageClassifier, not a {type(classifier).__name__}. Make one by '
-        'zeroshot_classifier(load_clip(NAME), CLASSNAMES), or of an image model by '
-        'linear_probe(image_model(MODULE, TRANSFORM), CLASSNAMES, IMAGES).')
+        'zeroshot_classifier(load_clip(NAME), CLASSNAMES); of a trained model by image_classifier(MODULE, CLASSNAMES, '
+        'TRANSFORM); of one without a head by linear_probe(MODULE, CLASSNAMES, IMAGES, transform=TRANSFORM).')

@@ -178,8 +178,9 @@ def as_clip(
     if hasattr(model, 'visual') and hasattr(model, 'encode_text'): return _from_open_clip(model)
     # timm's models say in `pretrained_cfg` how their images are transformed
     if transform is None and not getattr(model, 'pretrained_cfg', None): raise TypeError(
-        f'A {type(model).__name__} does not say how its images are transformed. linear_probe(…, transform=…) '
-        'takes one, PIL image -> (3, height, width) tensor. Without a text tower there is no zero-shot head.')
+        f'A {type(model).__name__} does not say how its images are transformed. Give linear_probe or '
+        'image_classifier a transform=…, PIL image -> (3, height, width) tensor. Without a text tower there is no '
+        'zero-shot head.')
     return image_model(model, timm_preprocess(model) if transform is None else transform, device=device)
 
 def timm_preprocess(
