@@ -87,20 +87,22 @@ class Images:
 def t_interval(values, units, lowest, highest):
     """95 % interval of the mean over the means of sets: Student's t, with each unit left out in turn.
 
-    Two answers at each end are added if values are shares, one if they are differences, a part of it in each set.
+    Two units at each end are added if values are shares, one if they are differences, a part of it in each set.
     """
     center = variance = known = 0
     for sets in sharing(units):
         x, names = (np.concatenate([some[i] for i in sets]) for some in (values, units))
         which = np.repeat(np.arange(len(sets)), [len(values[i]) for i in sets])
         unit, added = pd.factorize(names)[0], np.arange(2 * len(sets))
-        x = np.append(x, np.where(added < len(sets), lowest, highest))
+        size = np.tile([counts_as_one(values[i], units[i]) for i in sets], 2)  # of the added ones
+        images = np.append(np.ones(len(x)), size)
+        x = np.append(x, size * np.where(added < len(sets), lowest, highest))
         which, unit = np.append(which, added % len(sets)), np.append(unit, unit.max() + 1 + added)
         weight = np.ones(unit.max() + 1)  # of each unit: the added ones are fractions of one
         weight[-len(added) :] = 200 / (highest - lowest) / len(values)
         place = unit * len(sets) + which
         of_unit = lambda v: np.bincount(place, v, len(weight) * len(sets)).reshape(len(weight), -1)
-        total, number = of_unit(x), of_unit(np.ones(len(x)))
+        total, number = of_unit(x), of_unit(images)
         sums, sizes, n = weight @ total, weight @ number, weight.sum()
         without = ((sums - total) / (sizes - number)).sum(1)  # each unit
         of_these = (n - 1) / n * weight @ (without - (sums / sizes).sum()) ** 2 / len(values) ** 2
@@ -111,6 +113,18 @@ def t_interval(values, units, lowest, highest):
     half = scipy.stats.t.ppf(0.975, variance**2 / known) * np.sqrt(variance)
     mean = np.mean([v.mean() for v in values])
     return [min(mean, max(lowest, center - half)), max(mean, min(highest, center + half))]
+
+
+def counts_as_one(values, names):
+    "How many images of units say as much as one: a unit of equal values is one, others by the variance of the mean."
+    of_unit = pd.Series(np.asarray(values, float)).groupby(np.asarray(names))
+    n, size, mean = len(values), of_unit.size(), np.mean(values)
+    if len(size) == n:
+        return 1.0
+    spread = ((n * mean - of_unit.sum()) / (n - size) - mean).pow(2).sum() * (1 - 1 / len(size))
+    ratio = max(1.0, spread * (n - 1) / max(np.var(values), 1e-30))
+    each = np.where(of_unit.nunique() == 1, size, ratio)
+    return float(np.exp(np.average(np.log(each), weights=size)))
 
 
 def sharing(units):

@@ -34,9 +34,11 @@ def decide(
 ) -> Decision|None: # None where the averaged and the fine-tuned classifier were not compared
     "Decide between the average and the fine-tuned model"
     # accuracies of the average (value_b) and the classifiers `a` that it is compared with, on either side;
-    # intervals over images, not over families
+    # intervals over families where there are some, else over images
     rows = comparisons[comparisons.b == f'weight-space, {alpha:g}']
-    if 'over' in rows: rows = rows[rows.over == 'images']
+    if 'over' in rows:
+        rows = rows[(rows.over == 'images') | (rows.over == 'families') & rows.low.notna()]
+        rows = rows.sort_values('over', kind='stable').drop_duplicates(['a', 'dataset']).sort_index()
     sides = {'on the reference': reference_rows(rows), 'under shift': rows[rows.dataset == MEAN]}
     pairs = {side: r.set_index('a') for side, r in sides.items() if len(r)} # index: what the average is compared with
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index} # average less it
@@ -75,7 +77,8 @@ def _sign(r): # 1, -1, or 0 where the interval contains 0
 def _compared_in_words(r, other='the fine-tuned model'): # in words
     d = round(100*r.difference, 1)
     words = f'{abs(d):.1f} points {"more" if d > 0 else "less"} accurate than' if d else 'as accurate as'
-    interval = '' if pd.isna(r.low) else f' (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
+    over = f' over {r.n_units} groups' if r.get('over') == 'families' else ''
+    interval = '' if pd.isna(r.low) else f' (95 % interval{over} {100*r.low:+.1f} to {100*r.high:+.1f})'
     return f'{words} {other}{interval}'
 
 def _accuracy_row(rows): # a row of `Decision.table`; rows of `compare`, index: `a`

@@ -7,10 +7,11 @@ __all__ = ['OVER', 'compare']
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #fda98968
 import numpy as np, pandas as pd
-from ..stats.intervals import holm, mcnemar_exact, mean_difference
+from itertools import chain
+from ..stats.intervals import MIN_GROUPS, holm, mcnemar_exact, mean_difference
 from ..stats.table import CONTROL_MEAN, IDENTITY, MEAN, without_agreement
 from ..infer.members import WHO
-from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
+from ..infer.scores import KeptPredictions, groups_of, has_value
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
 # index: dataset and file; columns: correct (0 to 1), n_seeds, role, group, unit, label, seed, data_fingerprint
@@ -40,30 +41,42 @@ def _value_per_image(predictions, which):
 # `groups` of `compare` -> column that is drawn, its name
 OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')}
 
-def _difference_row(name, sets, groups): # dict, a row of `compare`
-    "b − a of one set or the mean of several, with its interval"
+def _drawn(rows, groups): # (n,) ids of what the interval of a set is over, what that is, and why there is no interval
+    if groups is None: # the groups, where there are enough
+        own = groups_of(rows)
+        return own or rows.unit.tolist(), 'families' if own else 'images', ''
     column, over = OVER[groups]
-    a, b, units, few = {}, {}, {}, [] # few: why there is no interval
+    k = rows[column].nunique()
+    few = f'{rows.index[0][0]} has {k or "no"} {over}, fewer than {MIN_GROUPS}' if groups and k < MIN_GROUPS else ''
+    return rows[column].where(rows[column].notna(), rows.unit).tolist(), over, few # one without a group is by itself
+
+def _difference_row(name, sets, groups, with_p=False): # dict, a row of `compare`
+    "b − a of one set or the mean of several, with its interval"
+    a, b, units, kinds, few = {}, {}, {}, set(), [] # few: why there is no interval
     for d, (of_a, of_b) in sets.items(): # name -> tables of `_value_per_image`, in the same order
         a[d] = of_a.correct.to_numpy()
         b[d] = of_b.correct.to_numpy()
-        units[d] = np.where(of_a[column].isna(), of_a.unit, of_a[column]).tolist() # one without a group is by itself
-        k = of_a[column].nunique()
-        if groups and k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
+        units[d], over, why = _drawn(of_a, groups)
+        kinds.add(over)
+        if why: few.append(why)
     difference, low, high = mean_difference(a, b, None if few else units)
     if few: low = high = np.nan
     def mean(values): return np.mean([v.mean() for v in values.values()]) # each set counts the same
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have
     about = dict(dataset=name, role=whole.role.iloc[0], n=len(whole))
     values = dict(value_a=mean(a), value_b=mean(b), difference=difference, low=low, high=high)
-    return about | values | dict(over=over, n_units=whole[column].nunique(), why='; '.join(few))
+    over = min(kinds) # 'families' if a set of several has enough of them
+    row = about | values | dict(over=over, n_units=len(set(chain(*units.values()))), why='; '.join(few))
+    if not with_p: return row | dict(p=np.nan)
+    images_alone = few or over != 'families'
+    return row | dict(p=mcnemar_exact(a[name], b[name], None if images_alone else units[name]))
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #0113846b
 def compare(
     predictions,              # from `evaluate` or `sweep` with keep_predictions=True, or a frame of such; one split
     a:dict,                   # columns that pick a classifier, such as dict(method='zero-shot')
     b:dict,                   # and another, such as dict(method='weight-space', alpha=.5)
-    groups=False              # intervals over images; True: over groups (set families); 'label': over classes
+    groups=None # intervals over groups where a set has enough; True, False: over groups, images; 'label': over classes
 # one row per dataset, and one for each mean over several: dataset, role, n, value_a, value_b, difference, low, high,
 # over, n_units, why (there is no interval), p (NaN for means and for several seeds), a, b, n_seeds, p_holm
 ) -> pd.DataFrame:
@@ -84,18 +97,14 @@ def compare(
     sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set} # b in the order of a
     rows = []
     for d, (of_a, of_b) in sets.items():
-        row = _difference_row(d, {d: (of_a, of_b)}, groups)
-        row['p'] = mcnemar_exact(of_a.correct, of_b.correct) if right_or_wrong else np.nan
-        rows.append(row)
+        rows.append(_difference_row(d, {d: (of_a, of_b)}, groups, right_or_wrong))
     # means: over all shifts, over those with families enough if others haven't, over control sets
-    column, over = OVER[groups]
     role_of = by_set.role.first()
     shifts = [d for d in sets if role_of[d] == 'shift']
-    n_units = by_set[column].nunique()
-    enough = [d for d in shifts if n_units[d] >= MIN_GROUPS]
+    enough = [d for d in shifts if not _drawn(sets[d][0], groups)[2]]
     means = {MEAN: shifts}
     if groups and len(enough) < len(shifts):
-        means[f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}'] = enough
+        means[f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {OVER[groups][1]}'] = enough
     means[CONTROL_MEAN] = [d for d in sets if role_of[d] == 'control']
     for name, some in means.items():
         if some: rows.append(_difference_row(name, {d: sets[d] for d in some}, groups))

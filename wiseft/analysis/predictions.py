@@ -68,7 +68,7 @@ def read_predictions(
         classes = [c for c in names if c] # '': unreadable
         kinds = dict(dataset=images.dataset.unique(), label=classes, role=ROLES)
         for k, values in kinds.items(): images[k] = pd.Categorical(images[k], values)
-        images['group'] = images.group.where(images.group != '', pd.NA)
+        for k in {'group', 'subgroup'} & {*images}: images[k] = images[k].where(images[k] != '', pd.NA)
         images['n_missing'] = images.n_missing.astype(int)
         # the classifiers: identity, class codes, numbers
         members = []

@@ -38,7 +38,7 @@ from .trial import Trial, is_done, last_line, run_trial, strengths, strengths_ar
 from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Plan, add_to_families, can_compete,
                                counted_or_declared, interpolates, one_further, rates_around)
 from .estimate import n_done, preview, seconds_left, without_images, without_unreadable
-from .outcome import Bench, Curve, Entry, choice_rows, resampling_units
+from .outcome import Bench, Curve, Entry, choice_rows, has_groups, resampling_units
 
 # %% ../../nbs/api/bench/04_run.ipynb #e1661b5d
 @our_names
@@ -54,7 +54,7 @@ def bench(
     control:str|list=(), # sets of other tasks, as `control_sets` takes them
     answers:bool=False, # keep answers and confidences for each image of curves that are judged from now on
     minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
-    groups:bool=False, # intervals draw groups of images (set families) instead of images
+    groups:bool|None=None, # draw groups (patients, set families) for intervals, not images; None: if all sets have enough
     say:Callable=print, # function of a line of progress
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
 ) -> Bench:
@@ -110,13 +110,15 @@ def carry_out(
     weights:str|Path|None=None, # folder of the classifiers of this plan alone; default `weights` in `folder`
     minutes:float|None=None, say:Callable=print, # as in `bench`
     show_plan:bool=True, # print it before the first piece of work
-    groups:bool=False, answers:bool=False, # as in `bench`
+    groups:bool|None=None, answers:bool=False, # as in `bench`
 ) -> Bench:
     "Train and judge what is left of a plan, and return the results"
-    resampling_units(plan.suite, groups) # an error now, not when all is done
+    resampling_units(plan.suite, bool(groups)) # an error now, not when all is done
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_or_check_plan(plan, folder)
+    _write_or_check_plan(plan, folder, groups)
+    # a bench that began without this entry drew images
+    if groups is None: groups = read_json(folder/'plan.json').get('groups', False)
     left_out, planned = plan.left_out(), plan.hypotheses() # name -> why; names of rows that are tested
     _update_families(folder/'plan.json', planned) # before any result
     place = describe_device(plan.zeroshot.device, plan.recipe.get('precision', 'bf16'))
@@ -434,7 +436,7 @@ def check_bench_suite(suite:Suite):
 _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower (its hash)',
                  text_tower='the text tower (its hash)', head='the head (its hash)')
 
-def _write_or_check_plan(plan, folder):
+def _write_or_check_plan(plan, folder, groups):
     "Write the plan and its list of unreadable images, or check that the folder has the same plan"
     file, now = folder/'plan.json', json.loads(json.dumps(plan.as_json())) # with lists for tuples, as in the file
     if not file.exists():
@@ -442,10 +444,11 @@ def _write_or_check_plan(plan, folder):
         if others: raise FileExistsError(
             f'{folder} holds other files ({others[0]}, …) and no bench. Choose a folder that is new or empty.')
         with suppress(FileExistsError), atomic_path(file) as tmp: # another process may have begun just now
+            if has_groups(plan.suite) and groups is None or groups: now |= dict(groups=True) # what intervals draw
             _write_json(now | dict(begun=str(date.today())), tmp)
     before = read_json(file) # of whoever began the bench, which may be this call
     for k in before | now:
-        if k not in ('version', 'begun', 'families') and before.get(k) != now.get(k): raise ValueError(
+        if k not in ('version', 'begun', 'families', 'groups') and before.get(k) != now.get(k): raise ValueError(
             f'{folder} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '
             f'{now.get(k)!r}. Choose another folder.')
     if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():

@@ -31,7 +31,8 @@ class ImageSet(Dataset):
     paths:PathColumn   # image files
     labels:np.ndarray  # (n,) class indices
     classnames:list    # one name per class
-    groups:list=None   # (n,) names of what is not independent: a set family, a video; None: nothing known
+    groups:list=None   # (n,) names of what belongs together, such as a patient or a video; None: nothing known
+    subgroups:list=None # (n,) names of the parts that worst-group accuracy compares; default the groups
     units:list=None    # (n,) identity of the original image, shared by its copies in other sets; default the path
     root:Path=None     # folder that the file names of tables are relative to
     pixels:object=None     # where the images are no files: (n, height, width, 3) uint8, or a `PictureColumn`
@@ -51,8 +52,9 @@ class ImageSet(Dataset):
         self.labels = check_labels(self.labels, self.name).astype(np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
         if self.groups is not None: self.groups = list(self.groups)
+        if self.subgroups is not None: self.subgroups = list(self.subgroups)
         if self.units is None: self.units = TextColumn(map(printable, self.paths.as_texts()))
-        for k in ('labels', 'groups', 'units', 'pixels', 'members'):
+        for k in ('labels', 'groups', 'subgroups', 'units', 'pixels', 'members'):
             v = getattr(self, k)
             if v is not None and len(v) != len(self): raise ValueError(
                 f'{self.name}: {len(self)} paths and {len(v)} {k}; expected one each.')
@@ -134,7 +136,7 @@ def subset(self:ImageSet,
     if not isinstance(keep, slice): keep = np.asarray(keep, dtype=None if len(keep) else int)
     idx = np.arange(len(self))[keep]
     columns = {}
-    for k in ('paths', 'labels', 'groups', 'units', 'pixels', 'members'):
+    for k in ('paths', 'labels', 'groups', 'subgroups', 'units', 'pixels', 'members'):
         column = getattr(self, k)
         if isinstance(column, list): columns[k] = [column[i] for i in idx]
         elif column is not None: columns[k] = column[idx]

@@ -15,7 +15,7 @@ from ..base.files import cache_root
 from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import in_first_process, from_all_processes
 from ..base.progress import say_once, say_device
-from ..stats.intervals import clopper_pearson
+from ..stats.intervals import groups_for_interval, mean_of_set
 from ..stats.table import INITIAL
 from ..stats.caveats import exchanged_classes
 from ..data.prompts import check_same_classes
@@ -235,14 +235,17 @@ def _warn_of_copies(members, suite, datasets, progress):
 # %% ../../nbs/api/infer/05_evaluation.ipynb #918bbd21
 def accuracy_and_chance(
     predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
-    labels:np.ndarray # (n,) classes
+    labels:np.ndarray, # (n,) classes
+    groups:list|None=None # (n,) ids that the interval is over; None: images
 ): # (share that is right, low, high, share that guessing gives)
-    "Accuracy with its exact interval, and the accuracy of the same predictions in random order"
-    labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
-    n, right = len(labels), int((predicted == labels).sum())
+    "Accuracy with its interval, and the accuracy of the same predictions in random order"
+    readable = predicted >= 0
+    groups = groups and [g for g, r in zip(groups, readable) if r]
+    labels, predicted = labels[readable], predicted[readable]
+    n, interval = len(labels), mean_of_set(predicted == labels, groups)
     n_classes = max(predicted.max(), labels.max()) + 1
     answers, truth = (np.bincount(codes, minlength=n_classes) for codes in (predicted, labels))
-    return right/n, *clopper_pearson(right, n), float(answers @ truth/n**2)
+    return *interval, float(answers @ truth/n**2)
 
 def check_better_than_chance(
     members:dict, # name -> `Member`
@@ -250,9 +253,10 @@ def check_better_than_chance(
     images:ImageSet # control set
 ):
     "ValueError that names a control set on which the initial model is not better than chance"
+    groups = groups_for_interval(images.groups, images.units)
     for n, m in members.items():
         if m.identity['method'] not in INITIAL: continue
-        share, low, high, chance = accuracy_and_chance(columns[n]['predicted'], images.labels)
+        share, low, high, chance = accuracy_and_chance(columns[n]['predicted'], images.labels, groups)
         few = 'give more images, ' if share > chance else ''
         if low <= chance: raise ValueError(
             f'{images.name!r} is not a control set: {m.name} is right on {share:.1%} of it (95 % interval '

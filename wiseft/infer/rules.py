@@ -12,7 +12,7 @@ from pathlib import Path
 from ..base.registry import as_method
 from ..base.text import first_few, our_names, warn_user
 from ..weights.merge import merged_tensors, prepare_merge, ready_to_average, wise_ft
-from ..stats.intervals import mean_difference
+from ..stats.intervals import design_effect, mean_difference
 from ..stats.caveats import SMALL_SET, warnings_about_averaging
 from ..data.images import ImageSet
 from ..data.labels import SPLITS, split_folders
@@ -20,12 +20,13 @@ from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
 from .evaluation import was_trained_on
+from .scores import groups_of, units_of
 from .ensembles import DEFAULT_ALPHAS, sweep
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ca009875
 def standard_error(
     accuracies, # on validation images
-    n:int,      # how many images
+    n:float,    # how many independent images
 ) -> float:
     "Standard error of the best accuracy; at least one image"
     best = np.max(accuracies)
@@ -33,7 +34,7 @@ def standard_error(
 
 def nearly_best(
     accuracies, # on validation images
-    n:int,      # how many images
+    n:float,    # how many independent images
 ) -> np.ndarray: # bool, one for each accuracy
     "Which accuracies are within one standard error of the best"
     values = np.asarray(accuracies, float)
@@ -41,7 +42,7 @@ def nearly_best(
 
 def alpha_by_rule(
     accuracies:pd.Series, # alpha -> accuracy on validation images
-    n:int,      # how many images
+    n:float,    # how many independent images
 ) -> float:
     "The α nearest to 0.5 within one standard error of the best accuracy"
     # of so few images one standard error would give up what fine-tuning clearly gained over 0.5
@@ -116,11 +117,12 @@ def choose_alpha(
     # rest fine-tuned, and TIES or LiNeS aren't the fine-tuned one at 1
     if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.)
     if not _ends_at_finetuned(zeroshot, finetuned, as_method(method), images): candidates = candidates.drop(1.)
-    alpha = alpha_by_rule(candidates, n) if rule == 'nearest' else rule(candidates, predictions)
+    n_independent = _independent_images(predictions.frame(dataset=images.name, alpha=accuracies.idxmax()))
+    alpha = alpha_by_rule(candidates, n_independent) if rule == 'nearest' else rule(candidates, predictions)
     # the choice in words: printed, and kept with its reason
     what = oracle_images or 'validation images'
     start = table.method[table.alpha == 0].iloc[0]
-    error = f'{100*standard_error(accuracies, n):.1f} points'
+    error = f'{100*standard_error(accuracies, n_independent):.1f} points'
     print(f'On {n:,} {what}: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
           f'(one standard error: {error}).')
@@ -131,6 +133,12 @@ def choose_alpha(
     if warnings: why = f'Here averaging at 0.5 costs; {why}'
     for sentence in warnings: warn_user(sentence)
     return ChosenAlpha(alpha, ' '.join([why, *warnings]))
+
+def _independent_images(rows): # float; rows: of one classifier
+    "How many independent images tell as much as these, of which some may belong together"
+    rows = rows.dropna(subset='correct')
+    groups = groups_of(rows)
+    return len(rows)/design_effect(rows.correct.astype(float), groups) if groups else len(rows)
 
 def _ends_at_finetuned(zeroshot, finetuned, method, images): # bool
     "Whether a method at α = 1 is the fine-tuned classifier, as averages are"
@@ -161,7 +169,7 @@ class keeps:
         for a in {0., *accuracies.index}: # 0: the initial model
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
             for d, images in readable.groupby('dataset', sort=False, observed=True):
-                right[a][d], units[d] = images.correct.to_numpy(bool), images.unit.tolist()
+                right[a][d], units[d] = images.correct.to_numpy(bool), units_of(images)
         # how much less accurate than the initial model each α is, mean over control sets
         rows = {a: mean_difference(right[a], right[0.], units) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T

@@ -33,8 +33,9 @@ BenchFolder = output_option('Folder of the bench to write: plan, training result
 Rates = Annotated[Optional[str], typer.Option('--lrs',
     help='Comma-separated learning rates to choose from. Default: a third, one and three times the usual one (3e-4 '
          'for iconclip, 3e-5 for others).')]
-GroupsOption = Annotated[bool, typer.Option('--groups',
-    help='Count the images of one group (an icon family, a domain) as one in intervals.')]
+GroupsOption = Annotated[Optional[bool], typer.Option('--groups/--no-groups',
+    help='Draw whole groups (an icon family, a patient) for intervals, or images. Default: groups, if all sets have '
+         'five or more.')]
 
 # %% ../../nbs/api/shell/06_bench.ipynb #f16d0768
 @command('wiseft bench zeroshot --suite icons -o bench',
@@ -54,7 +55,7 @@ def bench_(
     precision:TrainingPrecision='bf16',
     budget:Annotated[Optional[float], typer.Option('--budget',
         help='Hours: a plan that is estimated to take longer is refused.')]=None,
-    groups:GroupsOption=False,
+    groups:GroupsOption=None,
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Show the plan and stop.')]=False,
     use:Use=None, workers:Workers=None, device:Device=None,
 ):

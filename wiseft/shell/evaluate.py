@@ -105,7 +105,8 @@ def _rows_in_percent(table): # table
     if several: t.insert(t.columns.get_loc('n'), 'metric', names)
     t['value' if several else names.iloc[0]] = (scale*table.value).round(1)
     ends = zip(scale*table.low, scale*table.high)
-    return t.assign(**{'95 % interval': ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]})
+    t = t.assign(**{'95 % interval': ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]})
+    return t.assign(groups=table.n_groups.astype('object').fillna('')) if 'n_groups' in table else t
 
 def _say_forgotten_and_precision(table, predictions, alpha=None):
     "Print what was forgotten, by the average at α, and how often half precision predicts the same as fp32"

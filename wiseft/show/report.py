@@ -167,6 +167,7 @@ def _table_sections(everything, alpha): # yields HTML
         names = names.mask(~t.method.isin(ENDS) & (t.alpha != ''), names + ', α = ' + t.alpha) # not of the two ends
         shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, 'accuracy': 100*t.value,
                               '95 % from': 100*t.low, 'to': 100*t.high})
+        if 'n_groups' in t: shown['interval over'] = ['images' if pd.isna(k) else f'{k} groups' for k in t.n_groups]
         yield html_section('Intervals', shown)
     yield from _robustness_section(table, alpha)
     # what was measured besides the first metric
@@ -203,7 +204,9 @@ def _comparison_section(comparisons): # HTML
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in {'value_a','value_b','difference','low','high'} & set(c): c[k] = 100*c[k].astype(float)
     for k in {'p','p_holm'} & set(c): c[k] = c[k].map(p_value)
-    families = '; over families, for new families' if 'families' in set(c.get('over', ())) else ''
+    by_group = 'families' in set(c.get('over', ()))
+    families = '; over groups, for new groups, and p exchanges whole groups' if by_group else ''
+    if by_group: c['over'] = c.over.replace('families', 'groups')
     return html_section('Comparisons on the same images', drop_empty(c).rename(columns=_COMPARISON),
         'If an interval excludes 0, A and B differ by more than luck. An interval over images holds for new images of '
         f'the same kind{families}. p is that of the exact McNemar test.')

@@ -9,7 +9,7 @@ __all__ = ['FEW', 'bootstrap', 'per_unit', 'metric_resamples', 'times_drawn', 't
 import numpy as np
 from collections.abc import Callable
 from ..base.lazy import sparse, stats
-from .intervals import clopper_pearson, right_or_wrong
+from .intervals import groups_for_interval, mean_of_set, right_or_wrong
 
 # %% ../../nbs/api/stats/02_class_metrics.ipynb #1219e3e3
 FEW = 10 # units below which resampling says too little
@@ -113,14 +113,20 @@ def macro_f1(
 # %% ../../nbs/api/stats/02_class_metrics.ipynb #8a81b114
 def worst_group(
     correct:np.ndarray, # (n,) bool
-    groups:np.ndarray, # (n,) names; images within a group are taken as independent; `Other` doesn't count
+    groups:np.ndarray, # (n,) names of the parts to compare, such as regions; `Other` doesn't count
+    belongs:list|None=None, # (n,) names of what belongs together within a part, such as cameras; None: independent
 ) -> tuple: # (value, low, high)
     "Accuracy in the group where it is lowest, with a 95 % interval that is exact or wider"
     correct, groups = right_or_wrong(correct), np.asarray(groups)
     names = [g for g in dict.fromkeys(groups) if g != 'Other']
     if not names: raise ValueError("There are no groups but 'Other', which doesn't count.")
-    counts = [(correct[groups == g].sum(), (groups == g).sum()) for g in names] # (right, n) of each group
     above = 2*.975**(1/len(names)) - 1 # the two-sided level whose upper limits hold for all groups at once
-    low = min(clopper_pearson(*c)[0] for c in counts)
-    high = min(clopper_pearson(*c, above)[1] for c in counts)
-    return float(min(right/n for right, n in counts)), low, high
+    lows, highs, values = [], [], []
+    for g in names:
+        inside = np.flatnonzero(groups == g)
+        units = belongs and groups_for_interval([belongs[i] for i in inside], inside)
+        value, low, _ = mean_of_set(correct[inside], units)
+        values.append(value)
+        lows.append(low)
+        highs.append(mean_of_set(correct[inside], units, level=above)[2])
+    return float(min(values)), min(lows), min(highs)

@@ -28,7 +28,8 @@ BOUNDED = ['accuracy', 'top-5', 'macro-F1', 'worst-group accuracy', 'ECE (15 bin
 UNBOUNDED = ['NLL', 'Brier', 'KL from start'] # those that are none
 _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.NA, low=np.nan, high=np.nan,
                  n_skipped=0, precision='fp32', seed=pd.NA, version=__version__, data_fingerprint='')
-_numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64')
+_numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64',
+                n_groups='Int64')
 
 # %% ../../nbs/api/stats/04_table.ipynb #661bfad6
 def results_table(
@@ -46,10 +47,12 @@ def results_table(
     table = rows[COLUMNS + others].reset_index(drop=True).copy()
     # numbers in their types; empty texts stand for what is not known
     for c, dtype in _numbers.items():
+        if c not in table: continue # n_groups
         kind, unknown = ('numbers', np.nan) if dtype is float else ('whole numbers', pd.NA)
         try: table[c] = pd.to_numeric(table[c].replace('', unknown)).astype(dtype)
         except (ValueError, TypeError) as e:
             raise ValueError(f'The column {c!r} holds something other than {kind}: {e}.') from None
+    if 'n_groups' in table and table.n_groups.isna().all(): del table['n_groups'] # all intervals are over images
     for c in COLUMNS:
         if c not in _numbers: table[c] = table[c].fillna('').astype(str)
     # what can't be a result
@@ -190,9 +193,12 @@ def compact(
         value, low, high = (f'{scale*v:.{digits}f}' for v in (row.value, row.low, row.high))
         return value if pd.isna(row.low) else f'{value} ({low}–{high})'
     t = _methods_by_set(table, [cell(row) for row in table.itertuples()])
-    # headings of sets with their number of images; classifier and tuning only where there are several
+    # headings of sets with their number of images, and of groups that intervals are over
     n, n_sets = table.groupby('dataset').n.max(), t.shape[1]
-    t.columns = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in t]
+    groups = table.groupby('dataset').n_groups.max().dropna() if 'n_groups' in table else {}
+    over = {d: f', {groups[d]} groups' if d in groups else '' for d in t}
+    t.columns = [d if pd.isna(n[d]) else f'{d} ({n[d]:,}{over[d]})' for d in t]
+    # classifier and tuning only where there are several
     t = t.fillna('').reset_index()
     t['alpha'] = ['' if pd.isna(a) else f'{a:g}' for a in t.alpha]
     t = t.drop(columns=[k for k in ('classifier', 'tuning') if k in t and t[k].nunique() < 2])
@@ -219,5 +225,6 @@ def combine_seeds(
     if not seeded.isin([0, n]).all() or table.duplicated(keys+['seed']).any(): raise ValueError(
         f'Some rows are missing or there twice. Each row should be there once for each of the {n} seeds, or without a '
         'seed.')
-    means = groups.agg(dict(value='mean', low='mean', high='mean', version='first')).reset_index()
+    kept = {c: 'first' for c in ('version', 'n_groups') if c in table}
+    means = groups.agg(dict(value='mean', low='mean', high='mean') | kept).reset_index()
     return results_table(means)
