@@ -50,7 +50,7 @@ def pictures(folder, n, seed):
 
 def labeled(name, paths, classifier, **kwargs):
     "Images whose classes are those that a classifier sees in them, so that it knows more than chance."
-    images = ImageSet(name, paths, np.zeros(len(paths)), classifier.classnames, **kwargs)
+    images = ImageSet(name, paths, np.zeros(len(paths), int), classifier.classnames, **kwargs)
     x = torch.stack([classifier.transform(images.open(i)) for i in range(len(images))])
     with torch.no_grad():
         z = classifier(x)
