@@ -219,6 +219,7 @@ class Average(Member):
         self.path, self.alpha, self.model, self.head_of = path, alpha, model, head_of
     def module(self): return self.path(self.alpha) if self.model is None else self.model
     def features(self, x): return self.module().features(x)
+    def tower_output(self, x): return self.module().tower_output(x)
     def compute(self, x): return self.module()(x)
     def control(self, images):
         head = self.head_of(images) if self.head_of else control_head(self.module(), images)
