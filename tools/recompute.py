@@ -1622,7 +1622,7 @@ def five_fine_tunings(page):
         for on in ("reference", six)
     ]
     lost, back = lost_and_given_back()
-    page.says("another task loses {} to {} points; α = 0.5 restores at least {} % of that", *lost, min(back))
+    page.says("another task loses {} to {} points; α = 0.5 restores {} to {} % of that", *lost, min(back), max(back))
     page.holds("With both recipes the average is above the zero-shot and the fine-tuned", min(above) > 0)
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from conftest import later
 from wiseft.data.images import ImageSet
-from wiseft.analysis.ask import NONE
+from wiseft.analysis.ask import NONE, Questions, judged
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
 
@@ -174,7 +174,28 @@ def test_asked_again_it_goes_on(work, tmp_path):
     rows = list(csv.reader((target / "labels.csv").open(encoding="utf-8-sig")))
     assert len(rows) == 9 and rows[1][:2] == [first, "blue"]
     assert '"blue"' in (target / "index.html").read_text()
-    assert "1 of 8 pictures have a label" in wiseft("ask", target, "--answers", target / "labels.csv")
+    said = wiseft("ask", target, "--answers", target / "labels.csv")
+    assert "1 of 8 pictures have a label" in said and "The plan was extended" in said
+    wiseft("ask", *two, "--labels", 8, "-o", target, "--force")
+    assert json.loads((target / "questions.json").read_text())["extended"]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.45])
+def test_a_plan_extended_again_and_again_tells_few_false_differences(share):
+    "Of two equally good classifiers, with plans of 50, 60, … 100 labels, looked at whenever one is complete."
+    rng, runs, told = np.random.default_rng(0), 200, 0
+    for _ in range(runs):
+        alone = rng.choice(["first", "second", "neither"], 100, p=[share, share, 1 - 2 * share])
+        for n in range(50, 101, 10):
+            files = [str(i) for i in range(n)]
+            questions = Questions(names=["a", "b"], classnames=["first", "second", "neither"], files=files,
+                                  predicted=[[0] * n, [1] * n], asked=[True] * n, random=[False] * n, disagree=200,
+                                  n=1000, packed=False, pool="", extended=n > 50)
+            row = judged(questions, {f: [right] for f, right in zip(files, alone)})[0].iloc[0]
+            if row.low > 0 or row.high < 0:
+                told += 1
+                break
+    assert told / runs <= 0.05
 
 
 def test_what_vanished_is_named(work, tmp_path):

@@ -33,6 +33,7 @@ class Questions:
     n:int           # of so many
     packed:bool     # do some lie in tars?
     pool:str        # what tells the images, asked or not, and the classes from others
+    extended:bool=False # after an earlier plan of fewer labels
 
 FILE, NONE = 'questions.json', '(none of these classes)'
 
@@ -54,7 +55,7 @@ def _fits_together(q): # bool
     texts, flags = [*q.names, *q.classnames, *q.files], [*q.asked, *q.random]
     codes, n = np.array(q.predicted), len(q.files)
     return (all(type(t) is str for t in texts) and all(type(f) is bool for f in flags)
-            and type(q.disagree) is int and type(q.n) is int
+            and type(q.disagree) is int and type(q.n) is int and type(q.extended) is bool
             and len(q.names) > 1 and len(q.asked) == n and len(q.random) == n
             and codes.shape == (len(q.names), n) and codes.dtype.kind == 'i'
             and codes.min() >= 0 and codes.max() < len(q.classnames))
@@ -172,11 +173,14 @@ def judged(
 ) -> tuple: # DataFrames: a, b, labels, difference, low, high, ten_more; classifier, labels, accuracy, low, high
     """Differences between the best classifier and the others, with intervals that may be looked at after each label.
 
-    They hold in 95 % of cases, all looks together: before all planned labels are there they are anytime intervals."""
+    They hold in 95 % of cases, all looks together: before all planned labels are there, and in an extended plan, they
+    are anytime intervals."""
     def is_right(file, code): return questions.classnames[code] in answers.get(file, ()) # no, where there is no label
     right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted]) # (k, n_files)
     labeled = np.array([f in answers for f in questions.files])
-    differences = _differences(questions, right[:, np.array(questions.asked) & labeled])
+    asked = np.array(questions.asked)
+    is_last_look = labeled[asked].all() and not questions.extended # an earlier plan has had its last look
+    differences = _differences(questions, right[:, asked & labeled], is_last_look)
     random = right[:, np.array(questions.random) & labeled]
     m, accuracies = random.shape[1], [] # by the random images
     if m:
@@ -185,23 +189,22 @@ def judged(
             accuracies.append(dict(classifier=name, labels=m, accuracy=n_right/m, low=low, high=high))
     return differences, pd.DataFrame(accuracies)
 
-def _differences(questions, right): # DataFrame; right: (k, m) bool, on the m labeled images of disagreement
+def _differences(questions, right, is_last_look): # DataFrame; right: (k, m) bool, on m labeled images of disagreement
     "Differences between the best classifier and the others, with intervals"
     k, m = right.shape
     if not m: return pd.DataFrame()
-    complete = m == sum(questions.asked) # all planned labels are there
-    level = .95 + SPENT if complete else 1 - SPENT/(k*(k-1)/2) # of the last look, or of each pair at all looks before
+    level = .95 + SPENT if is_last_look else 1 - SPENT/(k*(k-1)/2) # or of each pair at all other looks
     best = 1 if k == 2 else int(right.sum(1).argmax()) # of two, the second is compared with the first
-    if complete and k > 2:
+    if is_last_look and k > 2:
         estimates = np.stack(simultaneous_differences(right.T, questions.disagree, questions.n, level))
         best = int(estimates[0, 0].argmax()) # `estimates`: difference, low, high, (3, k, k), column less row
     rows = []
     for i in range(k):
         if i == best: continue
-        if complete and k > 2: difference, low, high = estimates[:, i, best]
+        if is_last_look and k > 2: difference, low, high = estimates[:, i, best]
         else:
             wins, losses = int((right[best] > right[i]).sum()), int((right[i] > right[best]).sum())
-            interval = partial(exact_difference if complete else anytime_difference, level=level)
+            interval = partial(exact_difference if is_last_look else anytime_difference, level=level)
             difference, low, high = asked_difference(wins, losses, m, questions.disagree, questions.n, interval)
         rows.append(dict(a=questions.names[i], b=questions.names[best], labels=m, difference=difference, low=low,
                          high=high))
@@ -227,7 +230,10 @@ def _notes(questions, answers, differences): # sentences
     left = sum(asked and not label for asked, label in zip(questions.asked, labeled))
     if left: out.append(
         f'You may look after each label, and stop when an interval excludes 0. {counted(left, "label")} of the plan of '
-        f'{sum(questions.asked)} are left; with all of them the intervals become narrower.')
+        f'{sum(questions.asked)} are left' + ('.' if questions.extended else
+                                              '; with all of them the intervals become narrower.'))
+    if questions.extended: out.append(
+        'The plan was extended, so these are anytime intervals: narrower ones hold at a single last look only.')
     if len(differences):
         wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
         out.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '

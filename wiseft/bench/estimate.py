@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from ..base.text import counted, option, python_or_shell
 from ..base.progress import duration
-from ..stats.chance import SEEDS_FOR_MANY, both_chances, enough_seeds, independent_images, smallest_detectable
+from ..stats.chance import both_chances, independent_images, seeds_needed, smallest_detectable
 from ..data.pixels import unreadable
 from ..data.suites import Suite
 from ..models.classifier import ImageClassifier
@@ -73,9 +73,10 @@ def smallest_lead(self:Plan) -> str:
     if n == 1: return ('with one seed nothing can be established: intervals leave out what other seeds would '
                        f'give. {python_or_shell("Take three seeds", "Give --seeds 3")} or more')
     sizes = {d: len(s) for d, s in mean_sets(self.suite).items()}
-    if not enough_seeds(sizes, n): return (
+    needed = seeds_needed(sizes)
+    if n < needed: return (
         f'with so many test images, {n} seeds establish nothing: seeds that agree by chance would look like a lead. '
-        f'{python_or_shell(f"Take {SEEDS_FOR_MANY}", f"Give --seeds {SEEDS_FOR_MANY}")}')
+        f'{python_or_shell(f"Take {needed}", f"Give --seeds {needed}")}')
     leads = []
     for share in (.01, .04): # of images that a row answers differently from plain fine-tuning: by +1 or -1
         over_images = share*(1/independent_images(sizes)) # variance of the mean of such differences

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..base.text import option
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
-from ..stats.chance import SEEDS_FOR_MANY, enough_seeds, holm_among
+from ..stats.chance import holm_among, seeds_needed
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
 from ..data.suites import Suite
 from ..stats.intervals import MIN_GROUPS, groups_for_interval
@@ -211,14 +211,13 @@ def _against_baselines(self:Bench, at, n_rows, units): # table, a row per method
         table['p_holm'] = np.where(disagree & ~np.isnan(p), 1., p)
         table['smallest'] = np.maximum(table.smallest, best.smallest)
         for c in ('gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high', 'p'): table[f'{c}_best'] = best[c]
-    if not self.has_enough_seeds(): table[['p', 'p_holm', 'smallest']] = np.nan
+    if len(self.entries['plain'].curves) < self.fewest_seeds(): table[['p', 'p_holm', 'smallest']] = np.nan
     return table
 
 @patch
-def has_enough_seeds(self:Bench) -> bool:
-    "Whether there are enough seeds for claims, with so many test images"
-    sizes = {d: len(s) for d, s in mean_sets(self.plan.suite).items()}
-    return enough_seeds(sizes, len(self.entries['plain'].curves))
+def fewest_seeds(self:Bench) -> int:
+    "Smallest number of seeds for claims, with so many test images"
+    return seeds_needed({d: len(s) for d, s in mean_sets(self.plan.suite).items()})
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #963fd21c
 def resampling_units(
@@ -420,8 +419,8 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     if rows.p.isna().all(): # p is NaN for a row that is known with all seeds only, and for all where seeds are too few
         why = 'there is one seed' if n == 1 else 'no row is known with each of the seeds left out'
         advice = 'Take three seeds to find large differences, five to find some of two points.'
-        if not self.has_enough_seeds():
-            why, advice = f'{n} seeds are too few for so many test images', f'Take {SEEDS_FOR_MANY} seeds.'
+        needed = self.fewest_seeds()
+        if 1 < n < needed: why, advice = f'{n} seeds are too few for so many test images', f'Take {needed} seeds.'
         return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '
                 'other seeds would give.', 'For the same reason nothing can be called worse.', advice]
     # each established row with its lead, and with what is doubtful about its setting

@@ -251,7 +251,9 @@ def as_json(self:Plan) -> dict:
     if not self.zeroshot.templates: plan['head'] = state_hash(self.zeroshot.head.state_dict())
     # keys that older plans lack stay away if there is nothing to say
     if self.grids: plan['grids'] = self.grids
-    if self.control: plan['control'] = {d: s.fingerprint for d, s in self.control.items()}
+    if self.control:
+        judged = {d: [s.fingerprint, s.head, s.rows] for d, s in self.control.items() if s.head} # by a pretrained head
+        plan['control'] = {d: s.fingerprint for d, s in self.control.items()} | judged
     return plan
 
 # %% ../../nbs/api/bench/01_plan.ipynb #4f978e9f

@@ -6,10 +6,11 @@
 __all__ = ['control_set', 'control_sets']
 
 # %% ../../nbs/api/data/16_control.ipynb #d58ceaea
+import numpy as np
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from ..base.text import did_you_mean
+from ..base.text import did_you_mean, first_few, option
 from .prompts import read_classnames, read_templates
 from .shards import downloaded_path, shard_files
 from .images import ImageSet
@@ -20,9 +21,28 @@ from .hub import CONTROL_ON_HUB, hub_address
 
 # %% ../../nbs/api/data/16_control.ipynb #103f46b8
 def control_set(
-    source:ImageSet|str|Path # class folders, tar, table, WebDataset, `hf:owner/name`; a suite's or hub set's name
+    source:ImageSet|str|Path, # class folders, tar, table, WebDataset, `hf:owner/name`; a suite's or hub set's name
+    head:str|None=None, # 'pretrained': the head that a vision-only model came with; None: one made of class names
+    rows:list|dict|None=None # the pretrained head's row of each class, or a list of rows, as a list or by name
 ) -> ImageSet: # whose role is 'control'
     "Load a control set: test images of another task, with their class names and templates"
+    images = _control_images(source)
+    if head not in (None, 'pretrained'): raise ValueError(
+        f"{option('head', head, flag='--control-head')}: expected 'pretrained', or none: a head made of class names.")
+    if head is None and rows is not None: raise ValueError(
+        "rows are those of the pretrained head: give head='pretrained', too.")
+    return images if head is None else replace(images, head=head, rows=_rows_of_classes(images, rows))
+
+def _rows_of_classes(images, rows): # list of lists, one a class; None: one a class, in order
+    "Rows of the pretrained head, given as a list or by class name"
+    if isinstance(rows, Mapping): rows = [rows.get(name) for name in images.classnames]
+    if rows is None: return None
+    if len(rows) != len(images.classnames) or any(r is None for r in rows): raise ValueError(
+        f'{images.name}: rows are given for {sum(r is not None for r in rows)} of {len(images.classnames)} classes '
+        f'({first_few(images.classnames)}). Give for each class its row in the pretrained head, or a list of rows.')
+    return [[*map(int, np.atleast_1d(r))] for r in rows]
+
+def _control_images(source): # `ImageSet`
     if isinstance(source, ImageSet): return replace(source, role='control', projection=None)
     if str(source) in (*EMBEDDED, *FAMILIES):
         suite = load_suite(str(source), training=False)

@@ -47,6 +47,8 @@ class ImageSet(Dataset):
     templates:object=None  # prompt templates, of a control set that brings its own: a list, or a list's name
     upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
     transform:object=None  # of an image, for `self[i]`
+    head:str=None          # of a control set: 'pretrained' if the model's pretrained head judges it; None: one of words
+    rows:list=None         # then for each class the head's row, or a list of rows; None: one a class, in order
     def __post_init__(self):
         if not isinstance(self.paths, PathColumn): self.paths = PathColumn(map(Path, self.paths))
         self.labels = check_labels(self.labels, self.name).astype(np.int64)

@@ -26,7 +26,7 @@ from .images import ImageSet
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
 def image_folder(
-    path:str|Path, # folder of class folders; shards (`shard_set`), also `hf:owner/name`; a table (`table_set`)
+    path:str|Path, # folder of class folders, or of images named by WordNet id; shards (`shard_set`); a table
     classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name; default the folders'
     name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
@@ -35,6 +35,8 @@ def image_folder(
     if not isinstance(classnames, (dict, type(None))): classnames = names_in_order(classnames)
     if shard_files(path): return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
+    if classnames is None and (flat := _files_by_wordnet_id(path)):
+        return _set_of_files(path, flat, *wordnet_labels(list(flat), list(imagenet_classes().values())), name)
     files = _files_by_folder(path)
     label_of, names = _labels_of_folders(path, list(files), classnames)
     images = _set_of_files(path, files, label_of, names, name)
@@ -217,6 +219,17 @@ def wordnet_labels(
     if names == list(name_of.values()): return {f: i for i, f in enumerate(name_of)}, names
     if not {name_of[f] for f in folders} <= set(names): return None
     return {f: names.index(name_of[f]) for f in folders}, names
+
+# %% ../../nbs/api/data/10_labels.ipynb #f1a7f01d
+def _files_by_wordnet_id(path): # dict WordNet id -> `TextColumn` of files; empty for other folders
+    "Images of a folder without class folders whose names begin with the ids of ImageNet's classes"
+    if not path.is_dir() or visible_folders(path): return {}
+    files, by_id = image_files(path), {}
+    for file in files:
+        if not (match := re.match(r'n\d{8}(?=[_.-])', os.path.basename(file))): return {}
+        by_id.setdefault(match[0], []).append(file)
+    if not by_id.keys() <= imagenet_classes().keys(): return {}
+    return {wordnet_id: TextColumn(images) for wordnet_id, images in by_id.items()}
 
 # %% ../../nbs/api/data/10_labels.ipynb #b07a09f0
 def shard_set(

@@ -215,6 +215,7 @@ class Average(Member):
         super().__init__(identity, path.target.classnames, transform, [path.target])
         self.path, self.alpha, self.head_of = path, alpha, head_of
     def features(self, x): return self.path(self.alpha).features(x)
+    def tower_output(self, x): return self.path(self.alpha).tower_output(x)
     def compute(self, x): return self.path(self.alpha)(x)
     def control(self, images):
         head = self.head_of(images) if self.head_of else control_head(self.path(self.alpha), images)

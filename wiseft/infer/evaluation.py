@@ -16,7 +16,7 @@ from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import in_first_process, from_all_processes
 from ..base.progress import say_once, say_device
 from ..stats.intervals import groups_for_interval, mean_of_set
-from ..stats.table import INITIAL
+from ..stats.table import CONTROL_MEAN, INITIAL
 from ..stats.caveats import exchanged_classes
 from ..data.prompts import check_same_classes
 from ..data.suites import ImageSet, Suite
@@ -116,6 +116,10 @@ def evaluate(
         _warn_of_exchanged_classes(columns, datasets)
         table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics)
         if first.device.type == 'cpu': table = table.assign(threads=str(torch.get_num_threads()))
+        heads = {d: s.head or 'class names' for d, s in datasets.items() if s.role == 'control'}
+        if 'pretrained' in heads.values(): # which head judged each control set, and all of them
+            heads[CONTROL_MEAN] = ', '.join(dict.fromkeys(heads.values()))
+            table = table.assign(head=table.dataset.map(heads).fillna(''))
         return (table, predictions) if keep_predictions else table
     return in_first_process(results) # of several; all return what it returns
 

@@ -24,7 +24,7 @@ from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
 from .compatible import check_pair
 from .open_clip_config import write_json
-from .save import new_card, round_files, write_clip
+from .save import new_card, own_head_name, round_files, write_clip
 from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from .head import ClassificationHead, zeroshot_head
 from .tower import as_clip, tower_patterns, write_image_model
@@ -68,6 +68,11 @@ class ImageClassifier(nn.Module):
     ): # (n, dim), rows of length 1, unless the head takes features as they are
         x = image_features(self.visual, images)
         return unit_length(x) if self.head.normalize else x.float()
+    def tower_output(self,
+        images:torch.Tensor # (n, 3, height, width), made by `transform`
+    ): # (n, dim), of any length
+        "Features as the image tower gives them, whatever the head takes"
+        return image_features(self.visual, images).float()
     def forward(self, images:torch.Tensor): # (n, n_classes), logits of the images that `features` takes
         return self.head(self.features(images))
     @property
@@ -162,7 +167,7 @@ def copy(self:ImageClassifier): # `ImageClassifier`
 
 def _shared(classifier): # id -> object, as `deepcopy` takes what is not copied
     clip, model = classifier.clip, classifier.clip.model
-    shared = [clip.tokenizer, clip.transform, clip.train_transform]
+    shared = [clip.tokenizer, clip.transform, clip.train_transform, clip.own_head]
     if not classifier.head_from_text:
         tensors = [*model.named_parameters(), *model.named_buffers()]
         shared += [t for n,t in tensors if not n.startswith('visual.')]
@@ -269,6 +274,7 @@ def save(self:ImageClassifier,
         else: write_clip(self.clip, tmp)
         write_state_dict(self.head.state_dict(), tmp/'head.safetensors')
         if precision: round_files(tmp, precision)
+        if self.clip.own_head is not None: write_state_dict(self.clip.own_head.state_dict(), tmp/own_head_name)
         for name, content in self.beside.items(): # a search's table, a merge's tensors
             if name.endswith('.csv'): content.to_csv(tmp/name, index=False)
             elif isinstance(content, str): (tmp/name).write_text(content, encoding='utf-8')

@@ -17,7 +17,7 @@ from ..weights.checkpoints import read_checkpoint, read_state_dict
 from ..weights.adapters import ADAPTER, read_adapter
 from ..data.prompts import find_classnames
 from .compatible import text_weights
-from .save import HALF_DTYPES, check_saved, config_name, read_card
+from .save import HALF_DTYPES, check_saved, config_name, own_head_name, read_card
 from .state_dict_layout import find_parts
 from .hf_clip import from_transformers
 from .clip import Clip, fill_tower, load_clip
@@ -48,7 +48,8 @@ def load_classifier(
     head_state = read_state_dict(folder/'head.safetensors')
     # each file has the SHA-256 of the card; that of the tower's weights was computed when they were read
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
-    for name in config, 'head.safetensors': check_saved(card, folder/name, sha256_file(folder/name))
+    own_head = [own_head_name] if 'own_head' in card else []
+    for name in (config, 'head.safetensors', *own_head): check_saved(card, folder/name, sha256_file(folder/name))
     # the CLIP that it was fine-tuned from, in place of the folder
     clip.name, clip.pretrained = card['clip']['name'], card['clip'].get('pretrained')
     clip.provenance = {k: v for k, v in card['clip'].items() if k not in ('name', 'pretrained')}
@@ -56,6 +57,8 @@ def load_classifier(
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     try:
         head = ClassificationHead(**head_state, normalize=normalize).to(clip.device)
+        for name in own_head:
+            clip.own_head = ClassificationHead(**read_state_dict(folder/name), normalize=False).to(clip.device)
         c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
     except (TypeError, ValueError) as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e

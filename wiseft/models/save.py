@@ -19,7 +19,7 @@ from ..weights.checkpoints import write_state_dict
 from .open_clip_config import read_json, write_json
 
 # %% ../../nbs/api/models/02_save.ipynb #fb7cecd2
-config_name = 'open_clip_config.json'
+config_name, own_head_name = 'open_clip_config.json', 'own_head.safetensors'
 weight_names = [ # in open_clip's order
     'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors', 'open_clip_pytorch_model.bin',
     'open_clip_pytorch_model.pth', 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth']
@@ -78,6 +78,7 @@ def new_card(
         alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe, precision=c.clip.precision,
         clip=clip, versions=versions, files=files)
     if c.head_from_text: card['head_from_text'] = True # only where the text tower trained
+    if c.clip.own_head is not None: card['own_head'] = own_head_name # only of image models that came with a head
     card = json.loads(json.dumps(card, default=float)) # tuples become lists, as they will be read: for the hash
     return card | dict(sha256=_card_hash(card))
 
@@ -104,6 +105,7 @@ def _check_card(card, path):
         name, tag = card['clip'].get('name'), card['clip'].get('pretrained')
         if not isinstance(name, str) or not isinstance(tag, str|None): wrong.append('clip')
         if card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
+        if card.get('own_head', own_head_name) != own_head_name: wrong.append('own_head')
     if wrong: raise BadFile(
         f'{path}: {first_few(wrong)} is missing or not what a classifier has. Copy the folder again.')
 

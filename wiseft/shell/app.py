@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg',
-           'Device', 'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent', 'Commands', 'command',
-           'check_folder', 'set_workers', 'output_option', 'chosen_device', 'load_methods', 'load_images',
-           'load_by_name', 'split_names', 'split_numbers', 'check_ending']
+           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Use', 'Precision', 'Half', 'Workers',
+           'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent', 'Commands',
+           'command', 'check_folder', 'set_workers', 'output_option', 'control_images', 'chosen_device', 'load_methods',
+           'load_images', 'load_by_name', 'split_names', 'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -260,6 +260,18 @@ Shift = Annotated[Optional[List[Path]], typer.Option('--shift',
 Control = Annotated[Optional[List[Path]], typer.Option('--control',
     help='Images of another task, to measure forgetting: class folders, a tar, a WebDataset, a published set (eurosat, '
          'gtsrb, kitti, mnist, resisc45, stl10, svhn), or other-icons. Repeat it for several.')]
+ControlHead = Annotated[Optional[StrEnum('ControlHead', 'pretrained')], typer.Option('--control-head',
+    help='pretrained: the head that a vision-only model came with judges --control, a folder of all its classes (of '
+         'ImageNet: folders or images named by WordNet ids). Default: a head made of class names.')]
+
+def control_images(
+    control:list|None, # as `--control` gives it
+    head:str|None=None # as `--control-head` gives it
+) -> list: # of `ImageSet`
+    "Control sets of the options"
+    from wiseft.data.control import control_set, control_sets
+    if head and not control: raise typer.BadParameter('--control-head judges what --control gives.')
+    return list(control_sets([control_set(path, head and str(head)) for path in control or ()]).values())
 Use = Annotated[Optional[List[Path]], typer.Option('--use',
     help='Python file with methods of your own. It is executed.')]
 Precision = Annotated[Optional[StrEnum('Precision', 'fp32 bf16')], typer.Option('--precision',

@@ -12,9 +12,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Classifier, Control, Device, Reference, Shift, SuiteName, Use, Workers
-from .app import chosen_device, command, load_images, load_methods, output_option, say, show_table
-from .app import split_names, split_numbers, standard_output, wrote
+from .app import Classifier, Control, ControlHead, Device, Reference, Shift, SuiteName, Use, Workers
+from .app import chosen_device, command, control_images, load_images, load_methods, output_option, say
+from .app import show_table, split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
@@ -46,6 +46,7 @@ GroupsOption = Annotated[Optional[bool], typer.Option('--groups/--no-groups',
 def bench_(
     classifier:Classifier, output:BenchFolder,
     suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
+    control_head:ControlHead=None,
     methods:Annotated[Optional[str], typer.Option(
         '--methods', help='Comma-separated names; `wiseft methods` lists them. Default: all that can compete.')]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Epochs of each fine-tuning.')]=10,
@@ -72,8 +73,8 @@ def bench_(
     start = load_classifier(classifier, device)
     images = load_images(suite, reference, shift, start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False) # of every fine-tuning
-    plan = plan_bench(images, start, output, methods=names, seeds=range(seeds), lrs=rates, control=control or (),
-                      **recipe)
+    plan = plan_bench(images, start, output, methods=names, seeds=range(seeds), lrs=rates,
+                      control=control_images(control, control_head), **recipe)
     if groups: resampling_units(plan.suite, groups) # an error if there are none
     # show what it will take, and do it
     seconds = _show_plan(plan, output, place)

@@ -14,9 +14,9 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Precision,Reference,Shift,Split,
-    FastJpeg,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,in_percent,load_by_name,load_images,
-    load_methods,say,show_table,split_names,split_numbers,warn,wrote)
+    AllowIncomplete,Classifier,Classifiers,Control,ControlHead,DataRoot,Device,FastJpeg,Force,Metrics,Precision,
+    Reference,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,control_images,
+    in_percent,load_by_name,load_images,load_methods,say,show_table,split_names,split_numbers,warn,wrote)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #7d2800d8
 Table = Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]
@@ -29,6 +29,7 @@ def _evaluate_and_write(
     reference:Reference=None,
     shift:Shift=None,
     control:Control=None,
+    control_head:ControlHead=None,
     root:DataRoot=None,
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
@@ -41,7 +42,6 @@ def _evaluate_and_write(
     force:Force=False,
 ):
     "Evaluate members made of classifiers, print the table, and write it"
-    from wiseft.data.control import control_sets
     from wiseft.infer.evaluation import evaluate
     from wiseft.stats.caveats import reasons_to_doubt
     device,place = chosen_device(device, precision)
@@ -54,7 +54,7 @@ def _evaluate_and_write(
                              training=split=='validation') # ImageNet's training images, of which validation is a part
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
-            precision=precision, control=control_sets(control).values(), fast_jpeg=fast_jpeg)
+            precision=precision, control=control_images(control, control_head), fast_jpeg=fast_jpeg)
         show_table(_rows_in_percent(table))
         _say_forgotten_and_precision(table, predictions)
         for doubt in reasons_to_doubt(table, len(classnames)): warn(doubt)
@@ -128,12 +128,14 @@ _Averaged = Annotated[Optional[Path], typer.Option('--averaged',
          'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos -o results.csv',
          'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv',
          'wiseft sweep zeroshot finetuned --reference photos --shift sketches --control pets -o results.csv',
+         'wiseft sweep probe finetuned --reference photos --control photos-of-imagenet --control-head pretrained',
          'torchrun --nproc-per-node 8 -m wiseft sweep zeroshot finetuned --suite imagenet -o results.csv',
          together=True)
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
     suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
+    control_head:ControlHead=None,
     root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
     split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str], typer.Option('--alphas',
@@ -148,7 +150,6 @@ def sweep_(
     from wiseft.infer.ensembles import DEFAULT_ALPHAS,sweep
     from wiseft.models.load import load_classifier
     from wiseft.models.save import read_card
-    from wiseft.data.control import control_sets
     if by: load_methods(use)
     methods = [find_method(name) for name in split_names(by) or ()]
     alphas = split_numbers(alphas)
@@ -175,7 +176,7 @@ def sweep_(
                              training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,
-            control=control_sets(control).values(), fast_jpeg=fast_jpeg, **families)
+            control=control_images(control, control_head), fast_jpeg=fast_jpeg, **families)
         show_table(methods_by_set(table))
         _say_forgotten_and_precision(table, predictions, alpha)
         write(table, predictions, recipes)

@@ -13,8 +13,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Control,Device,Force,Half,Reference,Use,Workers,chosen_device,command,in_percent,load_methods,output_option,say,
-    show_table,wrote)
+    Control,ControlHead,Device,Force,Half,Reference,Use,Workers,chosen_device,command,control_images,in_percent,
+    load_methods,output_option,say,show_table,wrote)
 from .train import Settings,suite_of,with_settings
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7a4ec2a0
@@ -47,7 +47,7 @@ def merge_(
     zeroshot:MergeBase, finetuned:Finetuned=None, *, output:MergeOutput,
     alpha:Alpha=None, rule:MergeRule='weight-space', settings:Settings=None,
     suite:ValidationSuite=None, reference:Reference=None,
-    keep:Keep=None, control:Control=None,
+    keep:Keep=None, control:Control=None, control_head:ControlHead=None,
     precision:Half=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
@@ -86,6 +86,7 @@ def merge_(
             f'{what} needs validation images of the reference. Give --reference, or --suite.')
     if dry_run: return say(f'nothing is missing: {names} can be merged')
     # merge: folders of classifiers, or .safetensors files of any model
+    control = control_images(control, control_head)
     if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, keep, control)
     else: merge_by_recipe(recipe, output, force=force)
     # what was done, such as 'merged by weight-space, alpha=0.5'; of mergekit's methods in its words

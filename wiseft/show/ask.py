@@ -155,8 +155,11 @@ def ask(
         # picture: function from the number of a question to its image
         questions, picture = draw_questions(classifiers, pictures, labels, random, **kwargs)
         folder, answers = Path(output), {}
-        if (folder/FILE).is_file() and (folder/'labels.csv').is_file(): # labels of an earlier call are kept
-            answers = read_answers(folder/'labels.csv', read_questions(folder))
+        if (folder/FILE).is_file(): # an earlier call
+            earlier = read_questions(folder)
+            more = earlier.extended or sum(questions.asked) > sum(earlier.asked)
+            questions.extended = more and questions.pool == earlier.pool
+            if (folder/'labels.csv').is_file(): answers = read_answers(folder/'labels.csv', earlier)
         lost = set(answers) - set(questions.files)
         if lost: raise ValueError(
             f'{folder}/labels.csv has {len(lost)} labels of pictures that would not be asked about now. Move it '

@@ -165,8 +165,7 @@ class Watch(Callback):
         self.warned = True
         warn_user(
             f'After epoch {self.epoch+1} accuracy on the {self.n_images} validation images is {now:.1%}, below the '
-            f'{start:.1%} before fine-tuning. The learning rate is probably too high; averaging such weights with '
-            'those of the initial model seldom helps. Try a rate 3 to 10 times lower.')
+            f'{start:.1%} before fine-tuning. The learning rate is probably too high: try one 3 to 10 times lower.')
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #91a0e1ed
 @torch.no_grad()
