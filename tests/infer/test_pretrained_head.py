@@ -47,7 +47,7 @@ def work(request, tmp_path_factory):
         return load_vision(name, work / "weights.safetensors", device="cpu")
     vision, paths = loaded(), pictures(work / "new", 24)
     task = ImageSet("task", paths, np.arange(24) % 2, TASK)
-    control = ImageSet("photos", paths, np.zeros(24), list(imagenet_classes().values()), root=work / "new")
+    control = ImageSet("photos", paths, np.zeros(24, int), list(imagenet_classes().values()), root=work / "new")
     x, last = torch.stack([vision.transform(control.open(i)) for i in range(24)]), [*module.modules()][-1]
     assert len(last.weight) == 1000
     with torch.no_grad():  # random weights see the same class everywhere, unless the mean of the features is removed
