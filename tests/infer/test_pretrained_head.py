@@ -147,7 +147,7 @@ def test_the_command_line_takes_a_flat_folder(work):
 def test_refused(work):
     folder, vision, task, control, x = work
     start = load_classifier(folder / "start")
-    few = ImageSet("few", control.paths, np.zeros(24), ["a", "b"])
+    few = ImageSet("few", control.paths, np.zeros(24, int), ["a", "b"])
     with pytest.raises(ValueError, match="2 classes, and the pretrained head of .* has 1000 rows"):
         evaluate(start, task, control=[control_set(few, "pretrained")], progress=False)
     with pytest.raises(ValueError, match="rows of a class are .1000.; expected some from 0 to 999"):

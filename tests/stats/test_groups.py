@@ -142,3 +142,33 @@ def test_predictions_have_subgroups_only_where_there_are_some(tmp_path):
     kept = KeptPredictions(some, [(WHO, np.zeros(8, np.int32), {})])
     again = read_predictions(write_predictions(kept, tmp_path / "p.csv.gz"))
     assert again.frame().subgroup.isna().tolist() == [True] * 4 + [False] * 4
+
+
+def test_choose_alpha_counts_groups_for_its_standard_error():
+    from wiseft.infer.rules import _independent_images, standard_error
+    once, often = (predictions(times).frame(method="zero-shot", dataset="line") for times in (1, SIZE))
+    assert _independent_images(once) == N_GROUPS == pytest.approx(_independent_images(often))
+    assert standard_error([0.6], _independent_images(often)) > 5 * standard_error([0.6], len(often))
+
+
+def test_a_bench_is_over_groups_if_all_sets_have_enough_and_its_plan_says_so(tmp_path):
+    import json
+    from types import SimpleNamespace
+
+    from wiseft.bench.outcome import has_groups, resampling_units
+    from wiseft.bench.run import _write_or_check_plan
+    from wiseft.data.suites import Suite
+
+    def suite(n_groups):
+        sets = {d: image_set(d, 60, named(np.arange(60) % n_groups)) for d in ("test", "line")}
+        return Suite("s", ["a", "b"], ["a {}"], sets["test"], sets["test"], sets["test"], {"line": sets["line"]})
+
+    assert has_groups(suite(6)) and not has_groups(suite(4)) and not has_groups(suite(60))
+    assert [len(set(u)) for u in resampling_units(suite(6), True).values()] == [6, 6]
+    for n_groups, given, written in ((6, None, True), (6, False, None), (4, None, None), (6, True, True)):
+        folder = tmp_path / f"{n_groups} {given}"
+        folder.mkdir()
+        plan = SimpleNamespace(suite=suite(n_groups), as_json=lambda: {}, unreadable=None)
+        _write_or_check_plan(plan, folder, given)
+        _write_or_check_plan(plan, folder, not given)  # the plan stays
+        assert json.loads((folder / "plan.json").read_text()).get("groups") == written

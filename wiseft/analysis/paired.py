@@ -52,12 +52,11 @@ def _drawn(rows, groups): # (n,) ids of what the interval of a set is over, what
 
 def _difference_row(name, sets, groups, with_p=False): # dict, a row of `compare`
     "b − a of one set or the mean of several, with its interval"
-    a, b, units, kinds, few = {}, {}, {}, set(), [] # few: why there is no interval
+    a, b, units, kinds, few = {}, {}, {}, {}, [] # few: why there is no interval
     for d, (of_a, of_b) in sets.items(): # name -> tables of `_value_per_image`, in the same order
         a[d] = of_a.correct.to_numpy()
         b[d] = of_b.correct.to_numpy()
-        units[d], over, why = _drawn(of_a, groups)
-        kinds.add(over)
+        units[d], kinds[d], why = _drawn(of_a, groups)
         if why: few.append(why)
     difference, low, high = mean_difference(a, b, None if few else units)
     if few: low = high = np.nan
@@ -65,8 +64,9 @@ def _difference_row(name, sets, groups, with_p=False): # dict, a row of `compare
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have
     about = dict(dataset=name, role=whole.role.iloc[0], n=len(whole))
     values = dict(value_a=mean(a), value_b=mean(b), difference=difference, low=low, high=high)
-    over = min(kinds) # 'families' if a set of several has enough of them
-    row = about | values | dict(over=over, n_units=len(set(chain(*units.values()))), why='; '.join(few))
+    over = min(kinds.values()) # 'families' if a set of several has enough of them
+    n_units = len(set(chain(*(units[d] for d in sets if kinds[d] == over))))
+    row = about | values | dict(over=over, n_units=n_units, why='; '.join(few))
     if not with_p: return row | dict(p=np.nan)
     images_alone = few or over != 'families'
     return row | dict(p=mcnemar_exact(a[name], b[name], None if images_alone else units[name]))

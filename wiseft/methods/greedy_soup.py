@@ -9,16 +9,17 @@ __all__ = ['greedy_soup']
 import pandas as pd
 from ..base.registry import method
 from ..weights.merge import merge, named_models, uniform_soup
-from ..stats.intervals import mcnemar_exact
+from ..stats.intervals import groups_for_interval, mcnemar_exact
 from ..data.suites import ImageSet
 from ..models.classifier import ImageClassifier
 from ..infer.inference import predict
 
 # %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
-def _correct(classifiers, images): # dict name -> (n,) bool array
-    "Which images each classifier gets right"
+def _correct(classifiers, images): # dict name -> (n,) bool array; (n,) groups that a test is over, or None: images
+    "Which images each classifier gets right, of those that could be read"
     p = predict(classifiers, images, progress=False)
-    return {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
+    right = {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
+    return right, groups_for_interval(p.images.groups, p.images.units)
 
 @method('search', 'greedy soup', '2203.05482', needs='several fine-tuned classifiers, validation images',
         cost='a fine-tuning each',
@@ -26,15 +27,15 @@ def _correct(classifiers, images): # dict name -> (n,) bool array
 def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet) -> ImageClassifier: # base: not used
     "Average of the classifiers that raise validation accuracy, best first"
     finetuned = named_models(finetuned)
-    alone = _correct(finetuned, images)
+    alone, groups = _correct(finetuned, images)
     soup, before, steps = [], None, [] # names; (n,) bool, what the soup gets right; rows of the trace
     for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equals the first given
         candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
-        after = _correct({'soup': candidate}, images)['soup']
+        after = _correct({'soup': candidate}, images)[0]['soup']
         # the first is taken in any case; p is of McNemar's exact test, before against after
         row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=True)
         if soup:
-            row |= dict(before=before.mean(), p=mcnemar_exact(before, after), taken=after.mean() > before.mean())
+            row |= dict(before=before.mean(), p=mcnemar_exact(before, after, groups), taken=after.mean() > before.mean())
         if row['taken']: soup, before, best = [*soup, name], after, candidate
         steps.append(row)
     best.beside = {'trace.csv': pd.DataFrame(steps)}

@@ -8,6 +8,7 @@ Each experiment has a generator of its own, seeded by its setting and number, so
 again in a minute, to the last digit.
 """
 import csv, sys, zlib
+from itertools import product
 from pathlib import Path
 import numpy as np
 from scipy import special, stats
@@ -136,6 +137,48 @@ def one_in_ten(rng):
     own = np.where(rng.random(8) < .1, .1, .9)
     family = np.repeat(np.arange(8), 12)
     return .82, *m.mean_over_sets({'a': rng.random(96) < own[family]}, {'a': family})[1:]
+
+
+# ---------- images that belong together, in one set, in several, and in pairs ----------
+
+SIZES = {n: {'': np.full(n, 50), ' of unequal size': np.round(np.linspace(.2, 1.8, n)*50).astype(int)} for n in (5, 10, 20)}
+
+
+def of_groups(rng, p, correlation, sizes):
+    "Right or wrong of each image, and its group: images of a group are alike with an intra-group correlation"
+    if correlation in (0, 1): own = p if correlation == 0 else rng.random(len(sizes)) < p
+    else: own = rng.beta(*(np.array([p, 1-p])*(1/correlation - 1)), len(sizes))
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.random(len(group)) < np.broadcast_to(own, len(sizes))[group], group
+
+
+for n, p, correlation, unequal in product(SIZES, (.5, .8, .95), (0, .3, 1), ('', ' of unequal size')):
+    @setting('mean_of_set', f'{n} groups{unequal} at {p:.0%}, correlation {correlation}', 3000)
+    def one_set(rng, p=p, correlation=correlation, sizes=SIZES[n][unequal]):
+        right, group = of_groups(rng, p, correlation, sizes)
+        return p, *m.mean_of_set(right, group.tolist())[1:]
+
+
+for n, correlation in product(SIZES, (0, .3, 1)):
+    @setting('mean_over_sets', f'groups: {n} in each of three sets at 80% to 97%, correlation {correlation}')
+    def three_sets(rng, correlation=correlation, sizes=SIZES[n]['']):
+        drawn = [of_groups(rng, p, correlation, sizes) for p in (.8, .9, .97)]
+        units = {s: own_units(s, group) for s, (_, group) in enumerate(drawn)}
+        return .89, *m.mean_over_sets({s: right for s, (right, _) in enumerate(drawn)}, units)[1:]
+
+    @setting('mean_over_sets', f'groups: {n}, Brier scores, correlation {correlation}')
+    def brier(rng, correlation=correlation, sizes=SIZES[n]['']):
+        right, group = of_groups(rng, .7, correlation, sizes)
+        score = np.where(right, .1, 1.2) + .1*rng.random(len(right))
+        return .1*.7 + 1.2*.3 + .05, *m.mean_over_sets({0: score}, {0: group}, bounded=False)[1:]
+
+    @setting('mean_difference', f'groups: {n}, 6% repaired and 2% broken, correlation {correlation}')
+    def pairs_of_groups(rng, correlation=correlation, sizes=SIZES[n]['']):
+        differs, group = of_groups(rng, .08, correlation, sizes)
+        up, _ = of_groups(rng, .75, correlation, sizes)
+        a = np.where(differs, ~up, True)
+        b = np.where(differs, up, True)
+        return .04, *m.mean_difference({0: a}, {0: b}, {0: group})[1:]
 
 
 # ---------- pairs ----------

@@ -20,7 +20,7 @@ chosen = m._mean_interval
 
 def resampled_means(values, units, n_resamples=1000):
     "Mean over sets of resampled units, in groups of sets that share units: (n_resamples,)"
-    sums, counts, groups = m._unit_rows(values, units)
+    sums, counts, _, groups = m._unit_rows(values, units)
     rng, means = np.random.default_rng(0), np.zeros(n_resamples)
     for u, s in groups:
         rows = np.hstack([sums[np.ix_(u, s)], counts[np.ix_(u, s)]])
@@ -39,7 +39,7 @@ def percentile(values, units, span):
 def bca(values, units, span):
     "Cluster bootstrap, bias-corrected and accelerated (Efron 1987)"
     mean, means = mean_of(values), resampled_means(values, units)
-    sums, counts, groups = m._unit_rows(values, units)
+    sums, counts, _, groups = m._unit_rows(values, units)
     changes = []
     for u, s in groups:
         c, n = sums[np.ix_(u, s)], counts[np.ix_(u, s)]
@@ -59,7 +59,7 @@ def cluster_t(values, units, span):
 
 
 def adjusted_t(values, units, span):
-    "The same with two successes and two failures added (Price and Bonett 2004)"
+    "The same with two successes and two failures added (Price and Bonett 2004), as large as the design effect"
     return chosen(values, units, span)
 
 

@@ -68,7 +68,7 @@ def as_kept(p, wide):
     t[['method', 'seed']] = t.who.str.split(' seed ', expand=True)
     t['alpha'] = t.method.map({'zero-shot': 0., 'fine-tuned': 1.}).fillna(p['alpha'])
     t['correct'] = t.predicted.where(t.predicted.isna(), t.predicted == t.label)
-    return t.assign(classifier='iconclip', tuning='', precision='fp32', split='test')
+    return t.assign(classifier='iconclip', tuning='', precision='fp32', split='test', data_fingerprint='')
 
 
 def write_csv(table, path, **kwargs):
