@@ -235,11 +235,19 @@ def earlier_training_parts(self:ImageSet) -> list: # of `ImageSet`
     if self.clusters().max(initial=-1)+1 == len(self): return []
     return [_split_images(self, f, np.random.default_rng(0))[0] for f in ((.1,), (.1, .1))]
 
+@patch
+def was_split_earlier(self:ImageSet,
+    trained_on:str # in a recipe: 'FINGERPRINT, crops (0.9, 1.0)'
+) -> bool:
+    "Whether a training used the split of an earlier version, which divided groups, of what this is a part of"
+    earlier = self.split_from.earlier_training_parts() if self.split_from else []
+    return any(trained_on.split(',')[0] == part.fingerprint for part in earlier)
+
 # %% ../../nbs/api/data/09_images.ipynb #07c9319e
 def _split_clusters(labels, clusters, fractions, rng): # (n,) part of each image; 0: the rest
     "Parts of whole clusters: the largest first, each goes where it brings a part nearest to its share of each class"
     table = coo_array((np.ones(len(labels)), (clusters, labels))).tocsr() # images of each cluster and class
-    total, free = np.bincount(labels), np.bincount(table.indices) # images of a class, clusters of it that are in no part
+    total, free = np.bincount(labels), np.bincount(table.indices) # of each class: images, and clusters in no part yet
     target = np.maximum(1, np.outer([1-sum(fractions), *fractions], total)) # images, (n_parts, n_classes)
     n, part = np.zeros(target.shape), np.zeros(table.shape[0], int) # images in each part, part of each cluster
     order = rng.permutation(len(part))

@@ -126,7 +126,8 @@ def _set_of_hugging_face(dataset, classnames, name, group): # `ImageSet`
     pictures = PictureColumn(dataset.select_columns([image]), itemgetter(image))
     own = getattr(dataset.features[label], 'names', None) # class names of a ClassLabel
     images = _set_of_pictures(pictures, labels, own, classnames, name)
-    return _with_groups(images, 'The Dataset', list(kinds), lambda column: dataset.select_columns([column])[:][column], group)
+    def values(column): return dataset.select_columns([column])[:][column]
+    return _with_groups(images, 'The Dataset', list(kinds), values, group)
 
 def _with_groups(images, source, names, values, group): # `ImageSet`; values: function of a column's name
     "The images with their groups and originals, where a table in memory has columns for them"

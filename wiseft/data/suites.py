@@ -22,8 +22,8 @@ from .prompts import check_same_classes
 from .hashes import folder_hash
 from .shards import downloaded_path, local_copy, shard_files
 from .images import ImageSet
-from .labels import (SPLITS, find_columns, first_line, read_image_table, say_of_group, source_name, split_folders,
-                     unit_names, visible_folders)
+from .labels import (SPLITS, find_columns, first_line, read_image_table, say_of_group, source_name,
+                                split_folders, unit_names, visible_folders)
 from .objects import has_columns, image_set
 from .corruptions import corrupted_sets
 from .layouts import FAMILIES
@@ -247,7 +247,8 @@ def shared_groups(
     pairs += [(n, 'training or validation', s, train | validation) for n, s in suite.datasets().items()]
     shared = []
     for name, what, images, known in pairs:
-        if both := known & names(images): shared.append((name, what, sorted(both), sum(g in both for g in images.groups)))
+        both = known & names(images)
+        if both: shared.append((name, what, sorted(both), sum(g in both for g in images.groups)))
     return shared
 
 def shared_images(

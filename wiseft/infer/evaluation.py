@@ -174,8 +174,8 @@ def _warn_of_training(members, datasets):
     for d, images in datasets.items():
         modules = [(m.name, c) for m in members.values() for c in m.modules]
         if earlier := [name for name, c in modules if trained_with_split_groups(c, images)]: warn_user(
-            f'{earlier[0]} was fine-tuned by an earlier version, which trained on some images of {d}, because it held '
-            'out images by class alone, also of one group. Fine-tune again.')
+            f'{earlier[0]} was fine-tuned on some images of {d}, by an earlier version that held out images by class '
+            'alone, also of one group. Fine-tune again.')
         if images.role not in advice: continue
         parts = images, images.split()[0] # the second is what a suite trains on
         trained = [m for m in members.values() if any(was_trained_on(c, part) for c in m.modules for part in parts)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Precision', 'Half', 'Workers', 'Device',
+           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Group', 'Use', 'Precision', 'Half', 'Workers', 'Device',
            'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent', 'Commands', 'command', 'check_folder',
            'set_workers', 'output_option', 'chosen_device', 'load_methods', 'load_images', 'load_by_name',
            'split_names', 'split_numbers', 'check_ending']
@@ -257,6 +257,9 @@ Shift = Annotated[Optional[List[Path]], typer.Option('--shift',
 Control = Annotated[Optional[List[Path]], typer.Option('--control',
     help='Images of another task, to measure forgetting: class folders, a tar, a WebDataset, a published set (eurosat, '
          'gtsrb, kitti, mnist, resisc45, stl10, svhn), or other-icons. Repeat it for several.')]
+Group = Annotated[Optional[str], typer.Option('--group',
+    help='Column of a table of images whose images belong together, such as patient_id: they are never divided '
+         'between training and test images. Default: group or family.')]
 Use = Annotated[Optional[List[Path]], typer.Option('--use',
     help='Python file with methods of your own. It is executed.')]
 Precision = Annotated[Optional[StrEnum('Precision', 'fp32 bf16')], typer.Option('--precision',
@@ -308,20 +311,21 @@ def load_methods(
 def load_images(
     suite:str|None=None, reference:Path|None=None, shift:list|None=None, # as the options of the same names
     classnames:list|None=None, # of the classifier
+    group:str|None=None, # as the option
     **options # of `load_suite`
 ): # `Suite`
     "Load the suite that the options name"
     from wiseft.data.labels import holds_images
     from wiseft.data.suites import Suite,folder_suite,is_suite,load_suite
     if reference:
-        images = folder_suite(reference, shift or [], classnames=classnames)
+        images = folder_suite(reference, shift or [], classnames=classnames, group=group)
         if images.train and images.test.root == images.train.root: say( # both are parts of one folder
             f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
         return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')
     # a single set, or train/validation/test: it is no suite, whose folder has reference/ and shifted sets
-    if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames))
-    try: return load_suite(suite, classnames=classnames, **options)
+    if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames, group))
+    try: return load_suite(suite, classnames=classnames, group=group, **options)
     except ValueError as e:
         if suite != 'icons': raise
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Classifier, Control, Device, Reference, Shift, SuiteName, Use, Workers
+from .app import Classifier, Control, Device, Group, Reference, Shift, SuiteName, Use, Workers
 from .app import chosen_device, command, load_images, load_methods, output_option, say, show_table
 from .app import split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
@@ -44,7 +44,7 @@ GroupsOption = Annotated[bool, typer.Option('--groups',
          stopped='the same command goes on from here')
 def bench_(
     classifier:Classifier, output:BenchFolder,
-    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, group:Group=None, control:Control=None,
     methods:Annotated[Optional[str], typer.Option(
         '--methods', help='Comma-separated names; `wiseft methods` lists them. Default: all that can compete.')]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Epochs of each fine-tuning.')]=10,
@@ -69,7 +69,7 @@ def bench_(
     from wiseft.bench.outcome import resampling_units
     device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
-    images = load_images(suite, reference, shift, start.classnames)
+    images = load_images(suite, reference, shift, start.classnames, group)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False) # of every fine-tuning
     plan = plan_bench(images, start, output, methods=names, seeds=range(seeds), lrs=rates, control=control or (),
                       **recipe)
