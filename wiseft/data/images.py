@@ -9,11 +9,13 @@ __all__ = ['ImageSet', 'check_labels', 'PictureColumn']
 import hashlib, json, os
 import numpy as np, pandas as pd, torch
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from functools import partial
 from pathlib import Path
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from threading import Lock
 from torch.utils.data import Dataset
 from ..base.text import printable
@@ -49,12 +51,14 @@ class ImageSet(Dataset):
     transform:object=None  # of an image, for `self[i]`
     head:str=None          # of a control set: 'pretrained' if the model's pretrained head judges it; None: one of words
     rows:list=None         # then for each class the head's row, or a list of rows; None: one a class, in order
+    # the set that `split` made this a part of, if images belong together there
+    split_from:object=field(default=None, repr=False, compare=False)
     def __post_init__(self):
         if not isinstance(self.paths, PathColumn): self.paths = PathColumn(map(Path, self.paths))
         self.labels = check_labels(self.labels, self.name).astype(np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
-        if self.groups is not None: self.groups = list(self.groups)
-        if self.subgroups is not None: self.subgroups = list(self.subgroups)
+        for k in ('groups', 'subgroups'):
+            if getattr(self, k) is not None: setattr(self, k, list(map(_group_name, getattr(self, k))))
         if self.units is None: self.units = TextColumn(map(printable, self.paths.as_texts()))
         for k in ('labels', 'groups', 'subgroups', 'units', 'pixels', 'members'):
             v = getattr(self, k)
@@ -79,6 +83,11 @@ class ImageSet(Dataset):
             if b: at_least = scale = None
             im = open_image(self.paths[i], at_least, self.upright, read, scale)
         return im.crop((b, b, im.width-b, im.height-b)) if b else im
+
+def _group_name(value): # text; '' where nothing is known
+    if pd.isna(value): return ''
+    whole = isinstance(value, float) and value.is_integer() # pandas makes 7.0 of 7 in a column with gaps
+    return printable(int(value) if whole else value).strip()
 
 # %% ../../nbs/api/data/09_images.ipynb #dd261316
 def check_labels(
@@ -201,18 +210,77 @@ def split(self:ImageSet,
     fractions:tuple=(.1, .1), # of each part after the first, which takes the rest
     rng:np.random.Generator|None=None # numpy generator; default: seed 0, so that the parts are the same every time
 ) -> list: # image sets, one more than there are fractions
-    "Disjoint random parts, stratified by class"
+    "Disjoint random parts, stratified by class; no part shares a group, or the original of a copy, with another"
     rng = np.random.default_rng(0) if rng is None else rng
-    part = np.zeros(len(self), dtype=int) # of each image, number of its part; 0: the rest
-    for c in range(len(self.classnames)):
-        idx = rng.permutation(np.flatnonzero(self.labels == c))
+    clusters = self.clusters()
+    if clusters.max(initial=-1)+1 == len(self): return _split_images(self, fractions, rng)
+    parts = _split_clusters(self.labels, clusters, fractions, rng)
+    split = [self.subset(parts == k) for k in range(len(fractions)+1)]
+    for images in split: images.split_from = self
+    return split
+
+@patch
+def clusters(self:ImageSet) -> np.ndarray: # (n,) numbers from 0, in order of first occurrence
+    "Number of each image's cluster; images with the same group, or copies of one original, are in one cluster"
+    units = _numbered(self.units)
+    if self.groups is None: return units
+    n = len(self)
+    groups = n + _numbered([g or i for i, g in enumerate(self.groups)]) # '': nothing is known
+    # a graph whose nodes are units and groups, and whose edges are images
+    graph = coo_array((np.ones(n, bool), (units, groups)), (2*n, 2*n))
+    return _numbered(connected_components(graph, directed=False)[1][units])
+
+def _numbered(names): # (n,) numbers in order of first occurrence
+    return pd.factorize(names if isinstance(names, np.ndarray) else np.array([*names], object))[0]
+
+# %% ../../nbs/api/data/09_images.ipynb #07c9319d
+def _split_images(images, fractions, rng): # list of `ImageSet`
+    "A split by class alone: that of all sets in which no images belong together"
+    part = np.zeros(len(images), dtype=int) # of each image, number of its part; 0: the rest
+    for c in range(len(images.classnames)):
+        idx = rng.permutation(np.flatnonzero(images.labels == c))
         if len(idx) <= len(fractions): continue # too few for each part to have one
         start = 0
         for k, f in enumerate(fractions, 1):
             stop = start + max(1, round(f*len(idx)))
             part[idx[start:stop]] = k
             start = stop
-    return [self.subset(part == k) for k in range(len(fractions)+1)]
+    return [images.subset(part == k) for k in range(len(fractions)+1)]
+
+@patch
+def earlier_training_parts(self:ImageSet) -> list: # of `ImageSet`
+    "What was trained on when one tenth or two were held out by class alone, if images belong together; else nothing"
+    if self.clusters().max(initial=-1)+1 == len(self): return []
+    return [_split_images(self, f, np.random.default_rng(0))[0] for f in ((.1,), (.1, .1))]
+
+@patch
+def was_split_earlier(self:ImageSet,
+    trained_on:str # in a recipe: 'FINGERPRINT, crops (0.9, 1.0)'
+) -> bool:
+    "Whether a training used the split of an earlier version, which divided groups, of what this is a part of"
+    earlier = self.split_from.earlier_training_parts() if self.split_from else []
+    return any(trained_on.split(',')[0] == part.fingerprint for part in earlier)
+
+# %% ../../nbs/api/data/09_images.ipynb #07c9319e
+def _split_clusters(labels, clusters, fractions, rng): # (n,) part of each image; 0: the rest
+    "Parts of whole clusters: the largest first, each goes where it brings a part nearest to its share of each class"
+    table = coo_array((np.ones(len(labels)), (clusters, labels))).tocsr() # images of each cluster and class
+    total, free = np.bincount(labels), np.bincount(table.indices) # of each class: images, and clusters in no part yet
+    target = np.maximum(1, np.outer([1-sum(fractions), *fractions], total)) # images, (n_parts, n_classes)
+    n, part = np.zeros(target.shape), np.zeros(table.shape[0], int) # images in each part, part of each cluster
+    order = rng.permutation(len(part))
+    for j in order[np.argsort(-table.sum(1)[order], kind='stable')]:
+        here = slice(table.indptr[j], table.indptr[j+1])
+        classes, new = table.indices[here], table.data[here]
+        # where the cluster may go: enough clusters of each class are left for the other parts, if they have none yet
+        empty = n[:, classes] == 0
+        may = (empty.sum(0) - empty < free[classes]).all(1)
+        # decrease of the squared distance to the target, each class relative to its size and the part's
+        gain = (new*(2*(target[:, classes]-n[:, classes]) - new)/target[:, classes]/total[classes]).sum(1)
+        part[j] = np.where(may, gain, -np.inf).argmax() # 0, the rest, where there are too few clusters
+        n[part[j], classes] += new
+        free[classes] -= 1
+    return part[clusters]
 
 # %% ../../nbs/api/data/09_images.ipynb #2ea11cf9
 @patch

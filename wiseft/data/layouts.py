@@ -273,11 +273,12 @@ _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): '
                  ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
 
 def _wilds_suite(suite, root, path, rows, classnames, allow_incomplete, **more): # dict, parts of a suite
-    "A suite of a table with the columns file, which is in the folder `path`, y, group, and split"
+    "A suite of a table with the columns file, which is in the folder `path`, y, split, and groups or subgroups"
     rows = rows[rows.file.isin(os.listdir(path))]
     def read(row):
         t = rows[rows.split == _WILDS_SPLITS[row.set, row.split]]
-        return ImageSet(row.set, [path/f for f in t.file], t.y, classnames, groups=list(t.group), root=path.parent)
+        return ImageSet(row.set, [path/f for f in t.file], t.y, classnames, root=path.parent,
+                        groups=t.get('groups'), subgroups=t.get('subgroups'))
     return dict(classnames=classnames, **_read_sets(root, suite, read, allow_incomplete), **more)
 
 def iwildcam(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
@@ -287,7 +288,7 @@ def iwildcam(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a s
     t = read_table(path/'metadata.csv', 'table of iWildCam', usecols=['filename', 'y', 'location_remapped', 'split'],
                    dtype=dict(filename=str, y=int))
     cameras = 'camera ' + t.location_remapped.astype(str)
-    rows = pd.DataFrame(dict(file=t.filename, y=t.y, group=cameras, split=t.split))
+    rows = pd.DataFrame(dict(file=t.filename, y=t.y, groups=cameras, split=t.split))
     return _wilds_suite('iwildcam', root, path/'train', rows, names, allow_incomplete, templates='iwildcam',
                         metrics=('macro-F1', 'accuracy'))
 
@@ -312,7 +313,7 @@ def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     splits = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
               ('val', 'later'): 'val', ('test', 'late'): 'test'}
     rows = pd.DataFrame(dict(file=[f'rgb_img_{i}.png' for i in range(len(t))], y=labels,
-                             group=t.country_code.map(codes).fillna('Other'),
+                             subgroups=t.country_code.map(codes).fillna('Other'),
                              split=[splits.get(k, '') for k in zip(t.split, when)]))
     return _wilds_suite('fmow', root, path/'images', rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
                         metrics=('worst-group accuracy', 'accuracy'))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Use', 'Precision', 'Half', 'Workers',
-           'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent', 'Commands',
-           'command', 'check_folder', 'set_workers', 'output_option', 'control_images', 'chosen_device', 'load_methods',
-           'load_images', 'load_by_name', 'split_names', 'split_numbers', 'check_ending']
+           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Group', 'Use', 'Precision', 'Half',
+           'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent',
+           'Commands', 'command', 'check_folder', 'set_workers', 'output_option', 'control_images', 'chosen_device',
+           'load_methods', 'load_images', 'load_by_name', 'split_names', 'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -272,6 +272,10 @@ def control_images(
     from wiseft.data.control import control_set, control_sets
     if head and not control: raise typer.BadParameter('--control-head judges what --control gives.')
     return list(control_sets([control_set(path, head and str(head)) for path in control or ()]).values())
+
+Group = Annotated[Optional[str], typer.Option('--group',
+    help='Column of a table of images whose images belong together, such as patient_id: they are never divided '
+         'between training and test images. Default: group or family.')]
 Use = Annotated[Optional[List[Path]], typer.Option('--use',
     help='Python file with methods of your own. It is executed.')]
 Precision = Annotated[Optional[StrEnum('Precision', 'fp32 bf16')], typer.Option('--precision',
@@ -326,20 +330,21 @@ def load_methods(
 def load_images(
     suite:str|None=None, reference:Path|None=None, shift:list|None=None, # as the options of the same names
     classnames:list|None=None, # of the classifier
+    group:str|None=None, # as the option
     **options # of `load_suite`
 ): # `Suite`
     "Load the suite that the options name"
     from wiseft.data.labels import holds_images
     from wiseft.data.suites import Suite,folder_suite,is_suite,load_suite
     if reference:
-        images = folder_suite(reference, shift or [], classnames=classnames)
+        images = folder_suite(reference, shift or [], classnames=classnames, group=group)
         if images.train and images.test.root == images.train.root: say( # both are parts of one folder
             f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
         return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')
     # a single set, or train/validation/test: it is no suite, whose folder has reference/ and shifted sets
-    if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames))
-    try: return load_suite(suite, classnames=classnames, **options)
+    if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames, group))
+    try: return load_suite(suite, classnames=classnames, group=group, **options)
     except ValueError as e:
         if suite != 'icons': raise
         raise ValueError(

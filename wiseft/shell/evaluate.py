@@ -14,7 +14,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,ControlHead,DataRoot,Device,FastJpeg,Force,Metrics,Precision,
+    AllowIncomplete,Classifier,Classifiers,Control,ControlHead,DataRoot,Device,FastJpeg,Force,Group,Metrics,Precision,
     Reference,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,control_images,
     in_percent,load_by_name,load_images,load_methods,say,show_table,split_names,split_numbers,warn,wrote)
 
@@ -28,6 +28,7 @@ def _evaluate_and_write(
     suite:SuiteName='icons',
     reference:Reference=None,
     shift:Shift=None,
+    group:Group=None,
     control:Control=None,
     control_head:ControlHead=None,
     root:DataRoot=None,
@@ -50,7 +51,7 @@ def _evaluate_and_write(
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
         evaluated = members(loaded) # name -> classifier or ensemble
-        images = load_images(suite, reference, shift, classnames, allow_incomplete=allow_incomplete,
+        images = load_images(suite, reference, shift, classnames, group, allow_incomplete=allow_incomplete,
                              training=split=='validation') # ImageNet's training images, of which validation is a part
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
@@ -134,7 +135,7 @@ _Averaged = Annotated[Optional[Path], typer.Option('--averaged',
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
-    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, group:Group=None, control:Control=None,
     control_head:ControlHead=None,
     root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
     split:Split='test', device:Device=None,
@@ -172,7 +173,7 @@ def sweep_(
         # the table: a row per method, α, and set
         say(f'sweeping {place}')
         families = dict(by=[m.name for m in methods]) if by else {} # by default averages of weights and of outputs
-        images = load_images(suite, reference, shift, start.classnames, allow_incomplete=allow_incomplete,
+        images = load_images(suite, reference, shift, start.classnames, group, allow_incomplete=allow_incomplete,
                              training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,

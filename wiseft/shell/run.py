@@ -15,7 +15,7 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Device,Force,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
+    Device,Force,Group,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
     standard_output,wrote)
 from . import evaluate,merge,report,show,train
 
@@ -37,21 +37,22 @@ def _shell_line(command, given): # text; given: argument of the function -> valu
     return shlex.join(words)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-def _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device): # clip: options of `zeroshot`
+def _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device): # clip: options of `zeroshot`
     "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
     results, page = output/'results.csv', output/'report.html'
     common = dict(device=device, force=True) # given again alone, a command replaces what it wrote
-    images = dict(suite=data) if is_suite(data) else dict(reference=data)
+    images = dict(suite=data, group=group) if is_suite(data) else dict(reference=data, group=group)
     # the initial classifier: zero-shot, or a vision-only model with a linear probe
-    if probe: first, given = train.probe, dict(model=probe, weights=clip['pretrained'], data=data, seed=seed)
+    of_probe = dict(model=probe, weights=clip['pretrained'], data=data, group=group, seed=seed)
+    if probe: first, given = train.probe, of_probe
     else: first, given = train.zeroshot, dict(classes=data, **clip)
     return [
         (first, dict(output=initial, **given, **common), initial),
         (train.finetune_, dict(
-            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
-            checkpoints=output/'checkpoints', resume=True, **common), finetuned),
+            classifier=initial, data=data, group=group, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size,
+            seed=seed, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
         (merge.merge_, dict(
             zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged, **images, **common), averaged),
         (evaluate.sweep_, dict(
@@ -85,23 +86,29 @@ def _write_commands(output, steps, force):
         (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
 
 # %% ../../nbs/api/shell/08_run.ipynb #72e2130a
-def _load_images(data, shift, classnames): # `Suite`
+def _load_images(data, shift, group, classnames): # `Suite`
     "The images, without warnings, which the steps give"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return train.suite_of(data, classnames, shift)
+        return train.suite_of(data, classnames, shift, group)
 
-def _check_same_images(folder, data, shift):
+def _check_same_images(folder, data, shift, group):
     "ValueError if finished steps used other images than there are now; a finished run may do without them"
     from wiseft.models.save import read_card
     from wiseft.stats.table_io import read_results
     card = read_card(folder/'finetuned')
     recipe, changed = card['recipe'], []
-    try: images = _load_images(data, shift, card['classnames'])
+    try: images = _load_images(data, shift, group, card['classnames'])
     except FileNotFoundError as e:
         if not (folder/'averaged'/'README.md').exists(): raise # the last step, the card, is to be done
         return say(f'the images were not found, and this run is finished: here is its result ({e})')
     trained_on = recipe['images'].split(',')[0] # of 'FINGERPRINT, crops (0.9, 1.0)'
+    if images.train.was_split_earlier(trained_on):
+        earlier = (f'{folder} was begun with the split of an earlier version, which divided groups between training '
+                   f'and held-out images. Choose another name for a new run, or replace this one with '
+                   f'{option("force", True)}.')
+        if (folder/'averaged'/'README.md').exists(): return say(earlier)
+        raise ValueError(earlier)
     if images.train.fingerprint != trained_on: changed.append('the training images')
     if recipe.get('validation_images') not in (None, images.validation.fingerprint):
         changed.append('the validation images')
@@ -148,6 +155,7 @@ def run(
     shift:Annotated[Optional[List[Path]], typer.Option('--shift',
         help='A shifted set in class folders (repeat it for several), or corruptions: synthetic ones made from the '
              'test images.')]=None,
+    group:Group=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
     probe:Annotated[Optional[str], typer.Option('--probe',
@@ -177,12 +185,12 @@ def run(
     # what is to be done, and whether it can be
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
-    steps = _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device)
+    steps = _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned = output/'finetuned'
     if force or not finetuned.exists(): # what is wrong with the images is found before training
-        _load_images(data, shift, classnames and read_classnames(classnames))
+        _load_images(data, shift, group, classnames and read_classnames(classnames))
     _write_commands(output, steps, force)
-    if finetuned.exists(): _check_same_images(output, data, shift)
+    if finetuned.exists(): _check_same_images(output, data, shift, group)
     set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '

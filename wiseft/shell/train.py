@@ -16,9 +16,9 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from wiseft.shell.app import (
-    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,load_images,load_methods,output_option,
-    say,wrote)
+from .app import (
+    Classifier,Device,Force,Group,Seed,Use,Workers,chosen_device,command,load_images,load_methods,
+    output_option,say,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
@@ -117,15 +117,16 @@ def suite_of(
     data:str, # the argument of a command
     classnames:list|None=None, # of the classifier
     shift:list|None=None, # shifted sets, for a folder that isn't a suite
+    group:str|None=None, # as `--group` gives it
 ): # `Suite`
     "Load the suite, or a folder of images as the reference of one"
     from wiseft.data.suites import is_suite,load_suite
-    if is_suite(data): return load_suite(data, classnames=classnames)
-    return load_images(reference=data, shift=shift, classnames=classnames)
+    if is_suite(data): return load_suite(data, classnames=classnames, group=group)
+    return load_images(reference=data, shift=shift, classnames=classnames, group=group)
 
-def _suite_to_train_on(data, classnames=None): # `Suite`
+def _suite_to_train_on(data, classnames=None, group=None): # `Suite`
     "Load the suite; ValueError if it has no training images"
-    suite = suite_of(data, classnames)
+    suite = suite_of(data, classnames, group=group)
     if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
     return suite
 
@@ -143,6 +144,7 @@ def probe(
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:BatchSize=128,
     seed:Seed=0,
+    group:Group=None,
     workers:Workers=None,
     device:Device=None,
     force:Force=False,
@@ -154,7 +156,7 @@ def probe(
     device,place = chosen_device(device)
     with first_writes(output, force, 'classifier') as tmp: # None in all processes but the first
         vision = load_vision(model, weights, device=device)
-        suite = _suite_to_train_on(data)
+        suite = _suite_to_train_on(data, group=group)
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
@@ -252,7 +254,7 @@ def finetune_(
     resume:Annotated[bool, typer.Option('--resume',
         help='Continue from the last checkpoint in the folder of --checkpoints.')]=False,
     method:MethodNames=None, settings:Settings=None,
-    captions:Captions=None, use:Use=None,
+    captions:Captions=None, group:Group=None, use:Use=None,
     workers:Workers=None, device:Device=None, force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
@@ -271,7 +273,7 @@ def finetune_(
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
-            suite = _suite_to_train_on(data, initial.classnames)
+            suite = _suite_to_train_on(data, initial.classnames, group)
             images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if initialize: initial = initialize(initial, images, validation)
         # what is going to happen

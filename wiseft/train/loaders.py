@@ -11,7 +11,6 @@ __all__ = ['SMALL', 'Normalized', 'crop_box', 'resized_crop', 'PixelSource', 'Cl
 import math, os, torch
 import fastai.vision.data # how fastai shows batches of images  # noqa: F401
 import numpy as np
-import pandas as pd
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import Category, Normalize, ToTensor
@@ -35,7 +34,7 @@ from ..data.transforms import OwnTransform, two_step_transform
 from ..data.pixels import Pixels, ShortSide, check_skipped, decoding_workers
 from ..data.labels import read_image_table
 from ..data.objects import image_set
-from ..data.suites import ImageSet, Suite
+from ..data.suites import ImageSet, Suite, check_held_out
 from ..models.head import warn_of_texts
 from ..models.classifier import ImageClassifier
 from ..infer.prefetch import Feeder
@@ -271,7 +270,9 @@ def _labeled_sets(source, validation, classnames): # two `ImageSet`s
         suite = Suite.of(source, classnames)
         training, watched = suite.train, validation or suite.validation
         if training is None: raise ValueError(f'{suite.name!r} has no training images.')
-    if watched is None: training, watched = training.split((.1,))
+    if watched is None:
+        whole, (training, watched) = training, training.split((.1,))
+        check_held_out(whole, dict(validation=watched))
     watched = image_set(watched, classnames)
     check_same_classes(training.classnames, watched.classnames, 'training images', 'validation images',
                        'image_folder(path, classnames=…) fixes names and order.')
@@ -297,16 +298,16 @@ def captioned_images(
     if missing := [f for f, p in zip(t.file, paths) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{table} names files that are not in {folder}: {first_few(missing)}.')
     labels, captions = t.caption.factorize()
-    return ImageSet(Path(table).stem, paths, labels, list(captions), root=Path(folder))
+    return ImageSet(Path(table).stem, paths, labels, list(captions), groups=t.get('group'), root=Path(folder))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #07ec77dd
 def _captioned_sets(folder, validation, table): # two `ImageSet`s
     "Pairs to train on and to watch; by default a tenth of the images is watched"
     pairs = captioned_images(table, folder)
     if validation is not None: return pairs, validation
-    numbers, files = pd.factorize(np.asarray(pairs.files(), object)) # captions of one image stay together
-    chosen = np.random.default_rng(0).permutation(len(files))[:max(1, len(files)//10)]
-    held_out = np.isin(numbers, chosen)
+    clusters = pairs.clusters() # captions of one image, or of one group, stay together
+    n = clusters.max()+1
+    held_out = np.isin(clusters, np.random.default_rng(0).permutation(n)[:max(1, n//10)])
     return pairs.subset(~held_out), pairs.subset(held_out)
 
 def is_captions(y:torch.Tensor) -> bool: # what a batch has beside its images

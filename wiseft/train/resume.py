@@ -176,6 +176,9 @@ def load(self:Checkpoint, learn:Learner):
     "Restore weights and optimizer; ValueError if the recipe differs"
     self.saved, position = read_training(self.file)
     then, now = position['recipe'], self.run_recipe
+    if learn.dls.train.source.images.was_split_earlier(str(then.get('images'))): raise ValueError(
+        f'{self.file} was begun with the split of an earlier version, which divided groups between training and '
+        'held-out images. Delete it and start again.')
     # 'start_visual' follows from 'start', and checkpoints of earlier versions lack it
     if differ := [k for k in {**then, **now} if k != 'start_visual' and then.get(k) != now.get(k)]: raise ValueError(
         f'{self.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now '
