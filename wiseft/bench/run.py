@@ -54,7 +54,7 @@ def bench(
     control:str|list=(), # sets of other tasks, as `control_sets` takes them
     answers:bool=False, # keep answers and confidences for each image of curves that are judged from now on
     minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
-    groups:bool|None=None, # draw groups (patients, set families) for intervals, not images; None: if all sets have enough
+    groups:bool|None=None, # intervals over groups (patients, families), not images; None: if all sets have enough
     say:Callable=print, # function of a line of progress
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
 ) -> Bench:

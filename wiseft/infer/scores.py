@@ -103,7 +103,8 @@ def _worst(rows):
         raise ValueError(
             f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group. Give each its own, or '
             "'Other', which doesn't count.")
-    return worst_group(rows.correct.astype(bool), list(parts), rows.group.fillna('').tolist() if has_subgroups else None)
+    belongs = rows.group.fillna('').tolist() if has_subgroups else None
+    return worst_group(rows.correct.astype(bool), list(parts), belongs)
 
 def _ece(rows):
     confidence = numbers_per_image(rows, METRICS['ECE (15 bins)'])

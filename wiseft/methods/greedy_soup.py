@@ -35,7 +35,8 @@ def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet)
         # the first is taken in any case; p is of McNemar's exact test, before against after
         row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=True)
         if soup:
-            row |= dict(before=before.mean(), p=mcnemar_exact(before, after, groups), taken=after.mean() > before.mean())
+            p = mcnemar_exact(before, after, groups)
+            row |= dict(before=before.mean(), p=p, taken=after.mean() > before.mean())
         if row['taken']: soup, before, best = [*soup, name], after, candidate
         steps.append(row)
     best.beside = {'trace.csv': pd.DataFrame(steps)}

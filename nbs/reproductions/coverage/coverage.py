@@ -141,7 +141,8 @@ def one_in_ten(rng):
 
 # ---------- images that belong together, in one set, in several, and in pairs ----------
 
-SIZES = {n: {'': np.full(n, 50), ' of unequal size': np.round(np.linspace(.2, 1.8, n)*50).astype(int)} for n in (5, 10, 20)}
+SIZES = {n: {'': np.full(n, 50), ' of unequal size': np.round(np.linspace(.2, 1.8, n)*50).astype(int)}
+         for n in (5, 10, 20)}
 
 
 def of_groups(rng, p, correlation, sizes):
