@@ -202,7 +202,8 @@ def _warn_of_infinite_loss(members, columns):
     "Warn of members that give the true class of an image a probability of 0"
     for d, of_members in columns.items():
         names = [members[n].name for n, of_member in of_members.items() if np.isinf(of_member.get('nll', 0)).any()]
-        if names: warn_user(f'{d}: the NLL of {first_few(names)} is infinite, as some true class has a probability of 0.')
+        if names: warn_user(
+            f'{d}: the NLL of {first_few(names)} is infinite, as some true class has a probability of 0.')
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7256f44b
 _compared = set() # fingerprints of training images and test sets

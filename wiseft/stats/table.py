@@ -137,7 +137,8 @@ def own_means(
         if not len(sets) or not len(rows): continue
         # for each row of the mean: what its sets give, their number, and whether the number of images is known of all
         by_classifier = sets.groupby(keys, dropna=False)
-        given = by_classifier.agg(own=('value', 'mean'), n_own=('n', 'sum'), n_sets=('value', 'size'), known=('n', 'count'))
+        given = by_classifier.agg(own=('value', 'mean'), n_sets=('value', 'size'), n_own=('n', 'sum'),
+                                  known=('n', 'count'))
         given = rows[[*keys, 'value', 'n']].merge(given.reset_index(), how='left', on=keys).set_axis(rows.index)
         other_n = (given.known == given.n_sets) & (given.n != given.n_own).fillna(False).astype(bool)
         stale = given[((given.value - given.own).abs() > _ROUNDED) | other_n]
@@ -148,8 +149,8 @@ def own_means(
         table.loc[whole.index, ['low', 'high']] = np.nan
         table.loc[whole.index, 'data_fingerprint'] = ''
         if len(whole): warn_user(
-            f'{mean}: {len(whole)} of {len(rows)} rows were of other sets than those in the table ({first_few(names)}). '
-            'They are recomputed, without intervals; evaluate again to have these.')
+            f'{mean}: {len(whole)} of {len(rows)} rows were of other sets than those in the table '
+            f'({first_few(names)}). They are recomputed, without intervals; evaluate again to have these.')
         if len(whole) < len(stale): warn_user(
             f'{mean}: {len(stale) - len(whole)} of {len(rows)} rows are of other sets than those in the table '
             f'({first_few(names)}), and some of these are missing. Evaluate again.')
