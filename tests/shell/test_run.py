@@ -26,6 +26,7 @@ from wiseft.shell.cli import app
 from wiseft.shell.run import run
 from wiseft.base.lazy import timm
 
+OWN = "commands.sh", "inputs.json", ".wiseft"  # of a run, and not of its commands alone
 MADE = ["zeroshot", "finetuned", "averaged"]
 WORDS = ["run", "photos", "--shift", "others", "--model", "local-dir:tiny", "--epochs", "2", "-o", "out"]
 
@@ -72,7 +73,7 @@ def test_a_run_is_its_commands():
     pd.testing.assert_frame_equal(table, pd.read_csv("alone/results.csv"))
     assert again.table.value.tolist() == table.value.tolist()
     for file in Path("out").rglob("*.*"):
-        assert (Path("alone") / file.relative_to("out")).exists() or file.name in ("commands.sh", "inputs.json", ".wiseft"), file
+        assert (Path("alone") / file.relative_to("out")).exists() or file.name in OWN, file
 
 
 def test_what_chose_alpha_is_told_everywhere(work):

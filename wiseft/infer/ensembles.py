@@ -48,10 +48,10 @@ def sweep(
     """Evaluate `zeroshot`, `finetuned` and the ensembles between them on `suite`: one row per method, α and set.
 
     `by` names the families: 'weight-space' averages weights, 'logits' and 'probabilities' average outputs. All share
-    one pass over the images. Take `split='validation'` to choose α. Rows go from α = 0 to 1. Those at 0 and 1 are always
-    the two classifiers, although some merges, such as TIES, give another classifier at 1. An ensemble combines outputs
-    that are each restricted to the classes of the set. ValueError if the two don't fit together, are swapped, or one is
-    an average itself.
+    one pass over the images. Take `split='validation'` to choose α. Rows go from α = 0 to 1. Those at 0 and 1 are
+    always the two classifiers, although some merges, such as TIES, give another classifier at 1. An ensemble combines
+    outputs that are each restricted to the classes of the set. ValueError if the two don't fit together, are swapped,
+    or one is an average itself.
     """
     for c in (zeroshot, finetuned): check_classifier(c, 'sweep(zeroshot, finetuned, images)')
     images = getattr(suite, 'validation', None) if images is None else images

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_fraction, check_single, dataset_order, own_means, reference_set
+from ..stats.table import CONTROL_MEAN, MEAN, INITIAL
+from ..stats.table import check_fraction, check_single, dataset_order, own_means, reference_set
 from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
                                percent_ticks, styled)
 from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curves, frontier, initial_name,

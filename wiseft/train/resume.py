@@ -92,7 +92,7 @@ TRY_AGAIN = 75 # exit code EX_TEMPFAIL of sysexits.h
 @patch
 @contextmanager
 def stoppable(self:Checkpoint):
-    "Context in which SIGTERM and Ctrl-C end the training after its step, with a checkpoint; a second one ends it at once"
+    "Context in which SIGTERM or Ctrl-C ends the training after its step, with a checkpoint; the second ends it at once"
     if threading.current_thread() is not threading.main_thread(): # others can't handle signals
         yield
         return
