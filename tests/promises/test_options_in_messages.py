@@ -44,9 +44,6 @@ MESSAGES = {
     "weights twice": (
         lambda f: load_clip("iconclip", "openai"), "leave out pretrained and quick_gelu.",
         "zeroshot icons --pretrained openai -o other", "leave out --pretrained and --quick-gelu."),
-    "no checkpoints to resume from": (
-        lambda f: tune(f, resume=True), "resume=True needs checkpoint_dir,",
-        f"{TUNE} --resume", "--resume needs --checkpoints,"),
     "more blocks than there are": (
         lambda f: tune(f, train="last:99"), "train='head' trains none, train='all' everything.",
         f"{TUNE} --train last:99", "--train head trains none, --train all everything."),

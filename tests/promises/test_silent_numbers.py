@@ -306,5 +306,5 @@ def test_training_without_training_images(zeroshot, suite):
 
 def test_an_ensemble_with_negative_probabilities(zeroshot, finetuned, suite):
     wrong = Method(lambda z, f: z + f, "ensemble", "wrong", gives="probabilities")
-    with pytest.raises(ValueError, match="wrong. gave NaN for"):
+    with pytest.raises(ValueError, match="wrong. gave NaN or infinity for"):
         sweep(zeroshot, finetuned, suite, [.5], by=[wrong], progress=False)

@@ -10,6 +10,7 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageOps
 from conftest import command_line, Forked
 from safetensors.torch import save_file
 from tests.promises.test_no_file_is_lost import photographs
@@ -25,6 +26,7 @@ from wiseft.shell.cli import app
 from wiseft.shell.run import run
 from wiseft.base.lazy import timm
 
+OWN = "commands.sh", "inputs.json", ".wiseft"  # of a run, and not of its commands alone
 MADE = ["zeroshot", "finetuned", "averaged"]
 WORDS = ["run", "photos", "--shift", "others", "--model", "local-dir:tiny", "--epochs", "2", "-o", "out"]
 
@@ -71,7 +73,7 @@ def test_a_run_is_its_commands():
     pd.testing.assert_frame_equal(table, pd.read_csv("alone/results.csv"))
     assert again.table.value.tolist() == table.value.tolist()
     for file in Path("out").rglob("*.*"):
-        assert (Path("alone") / file.relative_to("out")).exists() or file.name in ("commands.sh", ".wiseft"), file
+        assert (Path("alone") / file.relative_to("out")).exists() or file.name in OWN, file
 
 
 def test_what_chose_alpha_is_told_everywhere(work):
@@ -198,3 +200,65 @@ def test_force_replaces_a_run_and_nothing_else():
     check_replaceable("out", "run")
     Path("out/averaged/notes.txt").write_text("mine")
     assert "also holds 'averaged/notes.txt'" in wiseft(*WORDS, "--force", code=1).stderr
+
+
+@pytest.fixture
+def own(tmp_path):
+    "A finished run of its own, of training, validation, and test images; the words to run it again; its state"
+    for green, split in (110, "train"), (150, "validation"), (190, "test"):
+        for i, file in enumerate(photographs(tmp_path / "own" / split).rglob("*.jpg")):
+            Image.new("RGB", (40, 30), (12*i, green, 200*(file.parent.name == "cat"))).save(file)
+    words = ["run", tmp_path / "own", "--shift", "others", "--model", "local-dir:tiny", "--epochs", 1]
+    words += ["-o", tmp_path / "made"]
+    wiseft(*words)
+    return tmp_path, words
+
+
+def made(folder):
+    "When each output of a run was written"
+    return {f.relative_to(folder).as_posix(): f.stat().st_mtime_ns for f in folder.rglob("*.*") if f.suffix != ".sh"}
+
+
+def made_again(log): return re.findall(r"(\S+) is made again", log)
+
+
+def test_all_that_came_of_a_deleted_fine_tuning_is_made_again(own):
+    "The average, table, and report of a training on other images are of the new one; each says why"
+    folder, words = own
+    out, before = folder / "made", made(folder / "made")
+    shutil.rmtree(out / "finetuned")
+    for file in (folder / "own/train").rglob("*.jpg"):
+        ImageOps.invert(Image.open(file)).save(file)
+    log = wiseft(*words).stderr
+    names = ["averaged", "results.csv", "report.html"]
+    assert [Path(p).name for p in made_again(log)][:3] == names, log
+    assert f"{out}/averaged is made again, because these have changed: {out}/finetuned" in log.replace("\n", " ")
+    after = made(out)
+    assert all(after[name] > before[name] for name in ("averaged/wiseft.json", "averaged/README.md", *names[1:]))
+    assert after["zeroshot/wiseft.json"] == before["zeroshot/wiseft.json"]
+    ends = [load_classifier(out / name) for name in ("zeroshot", "finetuned")]
+    assert read_card(out / "averaged")["parents"] == [c.hash for c in ends]
+    assert not made_again(wiseft(*words).stderr) and made(out) == after
+
+
+def test_what_is_made_again_the_same_changes_nothing_else(own):
+    "A start that is written again, and a fine-tuning on the same images; other validation or test images count"
+    folder, words = own
+    out, before = folder / "made", made(folder / "made")
+    for name in "zeroshot", "finetuned":
+        shutil.rmtree(out / name)
+        assert not made_again(wiseft(*words).stderr)
+    assert all(t == before[name] for name, t in made(out).items() if name.startswith(("averaged", "results", "report")))
+    for split, first in ("validation", "averaged"), ("test", "results.csv"):
+        shutil.rmtree(out / "finetuned")
+        Image.new("RGB", (40, 30), (90, 90, 90)).save(next((folder / "own" / split).rglob("*.jpg")))
+        assert Path(made_again(wiseft(*words).stderr)[0]).name == first
+    wiseft(*words)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(own):
+    "Without a record of what its steps have read"
+    folder, words = own
+    out, before = folder / "made", made(folder / "made")
+    (out / "inputs.json").unlink()
+    assert not made_again(wiseft(*words).stderr) and made(out) | {"inputs.json": 0} == before | {"inputs.json": 0}

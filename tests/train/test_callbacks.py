@@ -91,3 +91,21 @@ def test_a_bar_shows_the_loss_and_the_time_left(tmp_path, monkeypatch):
     learn.fit_cosine(2)
     learn.get_preds()
     assert re.fullmatch(r"\d+\.\d{4}, (\d+ s left)?", learn.progress.shown)
+
+
+def test_the_smoothed_loss_that_is_shown_is_fastai_s():
+    "After each batch; the first shows the loss itself, as the average's weights are made up for"
+    from types import SimpleNamespace
+
+    import torch
+    from fastai.learner import AvgSmoothLoss
+
+    from wiseft.train.callbacks import LossOnDevice
+    ours, theirs = LossOnDevice(), AvgSmoothLoss()
+    for metric in ours, theirs:
+        metric.reset()
+    for k, loss in enumerate([2., 1., .5, 4.]):
+        for metric in ours, theirs:
+            metric.accumulate(SimpleNamespace(loss=torch.tensor(loss), yb=[torch.zeros(1)]))
+        assert float(ours.value) == pytest.approx(float(theirs.value))
+        assert k or float(ours.value) == pytest.approx(2)

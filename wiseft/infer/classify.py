@@ -20,7 +20,8 @@ from ..data.images import ImageSet
 from ..data.objects import image_set, is_stored_dataset
 from ..data.labels import IMAGE_ENDINGS, image_files, is_member, read_image_table, split_folders
 from ..models.classifier import check_classifier
-from .inference import device_of, each_batch, evaluation_context
+from .inference import broken_rows, check_not_broken, device_of, each_batch, evaluation_context
+from .members import default_name
 
 # %% ../../nbs/api/infer/07_classify.ipynb #e8f7e627
 def picture_files(
@@ -87,7 +88,9 @@ def classify(
     files, rows, device = [], [], device_of(classifier)
     top = min(top, len(classifier.classnames))
     def of_batch(idx, x): # yields numbers of images, their highest probabilities, the classes of these
-        probabilities, classes = classifier(x[device]).cpu().double().softmax(1).topk(top)
+        logits = classifier(x[device]).cpu()
+        check_not_broken(broken_rows(logits), pictures, default_name(classifier))
+        probabilities, classes = logits.double().softmax(1).topk(top)
         return zip(idx, probabilities.tolist(), classes.tolist())
     for pictures in picture_sets(places, classifier.classnames):
         answers, unreadable = {}, [] # number of an image -> its row of the table; (number, reason)

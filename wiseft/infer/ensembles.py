@@ -18,6 +18,7 @@ from ..weights.merge import check_alpha, check_images, check_not_averages, check
 from ..weights.merge import ready_to_average, warn_of_another_base, wise_ft
 from ..weights.path import WeightPath
 from ..stats.caveats import reasons_to_doubt
+from ..stats.table import by_alpha
 from ..data.images import ImageSet
 from ..data.prompts import check_same_classes
 from ..data.suites import Suite
@@ -46,9 +47,10 @@ def sweep(
     """Evaluate `zeroshot`, `finetuned` and the ensembles between them on `suite`: one row per method, α and set.
 
     `by` names the families: 'weight-space' averages weights, 'logits' and 'probabilities' average outputs. All share
-    one pass over the images. Take `split='validation'` to choose α. The rows at 0 and 1 are always the two classifiers,
-    although some merges, such as TIES, give another classifier at 1. ValueError if the two don't fit together, are
-    swapped, or one is an average itself.
+    one pass over the images. Take `split='validation'` to choose α. Rows go from α = 0 to 1. Those at 0 and 1 are
+    always the two classifiers, although some merges, such as TIES, give another classifier at 1. An ensemble combines
+    outputs that are each restricted to the classes of the set. ValueError if the two don't fit together, are swapped,
+    or one is an average itself.
     """
     for c in (zeroshot, finetuned): check_classifier(c, 'sweep(zeroshot, finetuned, images)')
     images = getattr(suite, 'validation', None) if images is None else images
@@ -59,9 +61,10 @@ def sweep(
     if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs): warn_user(
         'The two classifiers have the same weights, and so has an average of them. Give another one.')
     result = evaluate(between, suite, split, keep_predictions, **kwargs)
-    table = result[0] if keep_predictions else result
+    table, *kept = result if keep_predictions else [result]
     for sentence in reasons_to_doubt(table, len(zeroshot.classnames)): warn_user(sentence)
-    return result
+    table = by_alpha(table)
+    return (table, *kept) if keep_predictions else table
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #65963966
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
@@ -144,12 +147,12 @@ def average_probabilities(
     finetuned:torch.Tensor, # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient, 0 to 1
 ) -> torch.Tensor: # (n, n_classes) probabilities
-    "Average of the probabilities of two classifiers"
+    "Average of the probabilities of two classifiers, each over the classes of the set"
     return (1-alpha)*zeroshot.softmax(-1) + alpha*finetuned.softmax(-1)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 class OutputEnsemble(Member):
-    "The outputs of several members, combined by a method"
+    "The outputs of several members, each restricted to the classes of the set, combined by a method"
     def __init__(self,
         method:Method, # an ensemble, after its `prepare`
         members:list[Member],
@@ -168,6 +171,7 @@ class OutputEnsemble(Member):
         return torch.where(p < 0, torch.nan, p.clamp_min(torch.finfo(torch.float32).tiny)).log()
     def control(self, images):
         return OutputEnsemble(self.method, [m.on(images) for m in self.members], self.identity, **self.alpha)
+    def restricted(self, images): return self.control(images) # each member by itself, before they are combined
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 class PerImageAverage(OutputEnsemble):

@@ -24,7 +24,7 @@ from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
-from .inference import check_nan, check_shape, common_transform, each_batch, evaluation_context
+from .inference import broken_rows, check_not_broken, check_shape, common_transform, each_batch, evaluation_context
 from .members import Member, member
 from .shared_layers import shared_layers
 from .scores import KeptPredictions, Metric, Outcome, chosen_metrics, distinct_names, image_rows
@@ -47,13 +47,12 @@ def columns_per_image(
         outputs, columns = {}, {} # name -> (n, n_classes); (name, column) -> (n, …)
         for name, m in members.items():
             outputs[name] = m(batch[m.device])
-            if m.classnames != images.classnames: outputs[name] = images.project(outputs[name]) # to coarser classes
             check_shape(outputs[name], images, m.name)
         start = outputs[initial[0]] if len(initial) == 1 else None # what 'KL from start' compares with
         for name, m in members.items():
             outcome = Outcome(outputs[name], labels[m.device][place], start)
             columns[name, 'predicted'] = outcome.predicted
-            columns[name, 'nan'] = outcome.outputs.isnan().any(1)
+            columns[name, 'broken'] = broken_rows(outcome.outputs)
             for metric in metrics:
                 if metric.per_image: columns[name, metric.column] = torch.as_tensor(metric.per_image(outcome))
         return idx, columns
@@ -63,12 +62,12 @@ def columns_per_image(
     keys = batches[0][1] if batches else () # each column leaves the device once
     own_columns = {key: torch.cat([of_batch[key] for _, of_batch in batches]).cpu() for key in keys}
     n = len(images)
-    out = {name: dict(predicted=np.full(n, -1, np.int32), nan=np.zeros(n, bool)) for name in members}
+    out = {name: dict(predicted=np.full(n, -1, np.int32), broken=np.zeros(n, bool)) for name in members}
     for rows, columns in from_all_processes((own_rows, own_columns)):
         for (name, k), column in columns.items():
             if k not in out[name]: out[name][k] = np.full((n, *column.shape[1:]), np.nan)
             out[name][k][rows] = column
-    for name, m in members.items(): check_nan(out[name].pop('nan'), images, m.name)
+    for name, m in members.items(): check_not_broken(out[name].pop('broken'), images, m.name)
     return out
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
@@ -105,7 +104,7 @@ def evaluate(
     columns, n_images = {}, sum(map(len, datasets.values())) # dataset -> name -> column -> (n,) array
     for d in sorted(datasets, key=lambda d: datasets[d].role != 'control'): # control sets first: some are refused
         images = datasets[d]
-        here = {n: m.on(images) for n, m in members.items()} # with other heads on a control set
+        here = {n: m.on(images) for n, m in members.items()} # with the head, or the classes, of this set
         later = 0 if columns else n_images-len(images) # the first set tells how long all will take
         columns[d] = columns_per_image(here, images, metrics + kept, batch_size=batch_size, workers=workers,
                                        progress=progress, later=later, fast_jpeg=fast_jpeg)
@@ -115,6 +114,7 @@ def evaluate(
     def results():
         _warn_of_copies(members, suite, datasets, progress)
         _warn_of_exchanged_classes(columns, datasets)
+        _warn_of_infinite_loss(members, columns)
         table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics)
         if first.device.type == 'cpu': table = table.assign(threads=str(torch.get_num_threads()))
         heads = {d: s.head or 'class names' for d, s in datasets.items() if s.role == 'control'}
@@ -161,9 +161,9 @@ def _agreement_with_fp32(members, columns, datasets, fast_jpeg): # dict(precisio
     d, images = next(iter(datasets.items()))
     n_images = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost much of what bfloat16 saves
     sample = images.spread(n_images) # indices
-    equal = [] # of each member (n,) bool, for the images that could be read
-    for n, of_sample in columns_per_image(exact, images.subset(sample), progress=False,
-                                                fast_jpeg=fast_jpeg).items():
+    some, equal = images.subset(sample), [] # of each member (n,) bool, for the images that could be read
+    of_members = {n: m.on(some) for n, m in exact.items()}
+    for n, of_sample in columns_per_image(of_members, some, progress=False, fast_jpeg=fast_jpeg).items():
         in_fp32, rounded = of_sample['predicted'], columns[d][n]['predicted'][sample]
         equal.append((in_fp32 == rounded)[in_fp32 >= 0])
     equal = np.concatenate(equal)
@@ -219,6 +219,13 @@ def _warn_of_exchanged_classes(columns, datasets):
             if n > len(predictions)/2: warn_user(
                 f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
                 'their folders, or their names, exchanged?')
+
+def _warn_of_infinite_loss(members, columns):
+    "Warn of members that give the true class of an image a probability of 0"
+    for d, of_members in columns.items():
+        names = [members[n].name for n, of_member in of_members.items() if np.isinf(of_member.get('nll', 0)).any()]
+        if names: warn_user(
+            f'{d}: the NLL of {first_few(names)} is infinite, as some true class has a probability of 0.')
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7256f44b
 _compared = set() # fingerprints of training images and test sets

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['decode_for_all', 'pixel_batches', 'batches', 'shuffled_batches', 'device_of', 'reuse_memory', 'fitting_batch_size',
-           'evaluation_context', 'each_batch', 'outputs_for_all', 'common_transform', 'check_shape', 'check_nan',
-           'Predictions', 'predict', 'Features', 'extract_features']
+           'evaluation_context', 'each_batch', 'outputs_for_all', 'common_transform', 'check_shape', 'broken_rows',
+           'check_not_broken', 'Predictions', 'predict', 'Features', 'extract_features']
 
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
@@ -251,15 +251,21 @@ def check_shape(
     raise ValueError(
         f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes.')
 
-def check_nan(
-    broken:torch.Tensor, # (n,) bool, whether an image's logits hold NaN
+def broken_rows(
+    logits:torch.Tensor # (n, n_classes)
+) -> torch.Tensor: # (n,) bool
+    "Whether the logits of an image have no finite maximum: they hold NaN or +inf, or are -inf for all classes"
+    return ~logits.amax(1).isfinite()
+
+def check_not_broken(
+    broken:torch.Tensor, # (n,) bool, of `broken_rows`
     images:ImageSet,
     name:str # of the classifier, for messages
 ):
-    "ValueError if a classifier's logits hold NaN"
+    "ValueError if a classifier's logits hold NaN or infinity"
     if broken.any(): raise ValueError(
-        f'{name} gave NaN for {int(broken.sum())} images of {images.name!r}; its weights are broken, train it again '
-        'with a lower learning rate.')
+        f'{name} gave NaN or infinity for {int(broken.sum())} images of {images.name!r}; its weights are broken, '
+        'train it again with a lower learning rate.')
 
 # %% ../../nbs/api/infer/01_inference.ipynb #c4db777c
 @dataclass
@@ -285,7 +291,7 @@ def predict(
                                         progress=progress)
     for name, z in logits.items():
         check_shape(z, images, name)
-        check_nan(z.isnan().any(1), images, name)
+        check_not_broken(broken_rows(z), images, name)
     return Predictions(logits, torch.as_tensor(readable.labels), readable, skipped)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #ace17d57

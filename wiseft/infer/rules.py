@@ -131,11 +131,13 @@ def choose_alpha(
           f'(one standard error: {error}).')
     was_chosen = 'is an oracle: it was chosen' if oracle_images else 'was chosen'
     message = getattr(rule, 'message', '')
-    why = f'α = {alpha:g} {was_chosen} on {n:,} {what} (one standard error: {error}){message}.'
-    warnings = warnings_about_averaging(accuracies, n, start, what)
-    if warnings: why = f'Here averaging at 0.5 costs; {why}'
-    for sentence in warnings: warn_user(sentence)
-    return ChosenAlpha(alpha, ' '.join([why, *warnings]))
+    why = f'α = {alpha:g} {was_chosen} on {n:,} {what} (one standard error: {error}){message}'
+    for sentence in warnings_about_averaging(accuracies, n, start, what, alpha):
+        warn_user(sentence)
+        end = max((1., 0.), key=accuracies.get)
+        why += (f'; the average at 0.5 is {100*(accuracies[end]-accuracies[.5]):.1f} points below the '
+                f'{"fine-tuned" if end else "initial"} model there')
+    return ChosenAlpha(alpha, f'{why}.')
 
 def _independent_images(rows): # float; rows: of one classifier
     "How many independent images tell as much as these, of which some may belong together"

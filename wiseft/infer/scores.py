@@ -235,7 +235,8 @@ def score(
     for key, own in predictions.groupby(keys, dropna=False, sort=False, observed=True): # of one classifier on one split
         sets = dict(list(own.groupby('dataset', sort=False, observed=True)))
         who = dict(zip(keys, key))
-        rows += [who | r for m in metrics for r in _metric_rows(sets, m)]
+        with np.errstate(invalid='ignore'): # an infinite loss has no interval
+            rows += [who | r for m in metrics for r in _metric_rows(sets, m)]
     return results_table(rows)
 
 def _metric_rows(sets, metric): # list of dicts

@@ -41,7 +41,13 @@ def _is_first(): return not _several_processes() or (os.environ.get('RANK') or '
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
-def warn(text:str): say(f'warning: {text}', anyone=True)
+_warnings = None # while a command runs, the texts that it has printed
+
+def warn(text:str):
+    "Print a warning to standard error, once in a command"
+    if _warnings is not None and str(text) in _warnings: return
+    if _warnings is not None: _warnings.add(str(text))
+    say(f'warning: {text}', anyone=True)
 
 def _escaped(text): # text
     "Escape markup and control characters: names may come from strangers' files"
@@ -92,6 +98,8 @@ def _errors_in_one_line(
     called, # option -> its name in this command
 ):
     "Turn errors into one line and an exit code, and Ctrl-C into the given line"
+    global _warnings
+    _warnings = set()
     try:
         # kill ends it as Ctrl-C does; messages say `--alpha 0.5`, not `alpha=0.5`
         with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
@@ -106,6 +114,7 @@ def _errors_in_one_line(
         if not (expected or not_installed):
             message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
         _exit(e, f'error: {message}', 1)
+    finally: _warnings = None
 
 def _exit(error, words, code):
     "End the command with a last message, which only one of several processes prints"

@@ -80,7 +80,7 @@ def _write_commands(output, steps, force):
     # make the folder; `later` notes which files the steps will write, so that --force knows them as wiseft's
     paths = [path.relative_to(output).as_posix() for command, given, path in steps]
     later = [path if '.' in path else f'{path}/wiseft.json' for path in paths] # a file, or a classifier's folder
-    later += ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
+    later += ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors', _RECORD]
     with atomic_path(output, force=force, kind='run', later=later) as tmp:
         tmp.mkdir()
         (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
@@ -92,10 +92,16 @@ def _load_images(data, shift, group, classnames): # `Suite`
         warnings.simplefilter('ignore')
         return train.suite_of(data, classnames, shift, group)
 
+def _sets_that_changed(folder, images): # names of sets that results.csv has of other images
+    from wiseft.stats.table_io import read_results
+    if not (folder/'results.csv').exists(): return []
+    table = read_results(folder/'results.csv')
+    evaluated = dict(zip(table.dataset, table.data_fingerprint))
+    return [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
+
 def _check_same_images(folder, data, shift, group):
     "ValueError if finished steps used other images than there are now; a finished run may do without them"
     from wiseft.models.save import read_card
-    from wiseft.stats.table_io import read_results
     card = read_card(folder/'finetuned')
     recipe, changed = card['recipe'], []
     try: images = _load_images(data, shift, group, card['classnames'])
@@ -112,13 +118,49 @@ def _check_same_images(folder, data, shift, group):
     if images.train.fingerprint != trained_on: changed.append('the training images')
     if recipe.get('validation_images') not in (None, images.validation.fingerprint):
         changed.append('the validation images')
-    if (folder/'results.csv').exists():
-        table = read_results(folder/'results.csv')
-        evaluated = dict(zip(table.dataset, table.data_fingerprint))
-        changed += [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
+    changed += _sets_that_changed(folder, images)
     if changed: raise ValueError(
         f"{', '.join(changed)}: these images are not those that {folder} was begun with. Choose another name for a new "
         f"run, or replace this one with {option('force', True)}.")
+
+# %% ../../nbs/api/shell/08_run.ipynb #5e7a7e01
+_RECORD = 'inputs.json' # path of each step -> path that it has read -> `_state` of it then
+
+def _state(path): # text; '' where nothing is
+    "Hashes of results; of a classifier the hash of its weights, and the images that it was trained and validated on"
+    from wiseft.analysis.predictions import predictions_file
+    from wiseft.base.files import sha256_file
+    from wiseft.models.save import read_card
+    from wiseft.stats.table_io import recipes_file
+    if not path.exists(): return ''
+    if path.is_file(): return ' '.join(sha256_file(p) for p in (path, predictions_file(path), recipes_file(path)))
+    card = read_card(path)
+    return ' '.join(filter(None, [card['hash'], *map(card['recipe'].get, ('images', 'validation_images'))]))
+
+def _do_steps(output, steps, changed_sets): # changed_sets: names of test sets that are others than in results.csv
+    "Do the steps whose output is missing or was made of other inputs; say which are made again, and why"
+    from wiseft.base.files import atomic_path
+    from wiseft.models.open_clip_config import read_json,write_json
+    def inputs(given, own): # what other steps wrote -> its state
+        values = [v for value in given.values() for v in (value if isinstance(value, list) else [value])]
+        return {str(p): _state(p) for *_, p in steps if p in values and p != own}
+    def write():
+        with atomic_path(output/_RECORD, force=True) as tmp: write_json(tmp, record)
+    # an output without a record, as of a killed run, was made of what is there
+    known = read_json(output/_RECORD) if (output/_RECORD).exists() else {}
+    record = {str(path): inputs(given, path) for _, given, path in steps if path.exists()} | known
+    if record != known: write()
+    for step, given, path in steps:
+        now, then = inputs(given, path), record.get(str(path), {})
+        changed = [p for p in now if now[p] != then.get(p)]
+        if step is evaluate.sweep_: changed += changed_sets
+        if path.exists():
+            if not changed: continue
+            say(f'\n{path} is made again, because these have changed: {", ".join(changed)}')
+        say(f'\n{_shell_line(step, given)}')
+        step(**given)
+        record[str(path)] = now
+        write()
 
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
 class Run:
@@ -186,19 +228,17 @@ def run(
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     steps = _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device)
-    finetuned = output/'finetuned'
+    finetuned, changed_sets = output/'finetuned', []
     if force or not finetuned.exists(): # what is wrong with the images is found before training
-        _load_images(data, shift, group, classnames and read_classnames(classnames))
+        images = _load_images(data, shift, group, classnames and read_classnames(classnames))
+        changed_sets = [] if force else _sets_that_changed(output, images)
     _write_commands(output, steps, force)
     if finetuned.exists(): _check_same_images(output, data, shift, group)
     set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
         'lists them')
-    for step, given, path in steps: # command, its arguments, what it writes
-        if path.exists(): continue
-        say(f'\n{_shell_line(step, given)}')
-        step(**given)
+    _do_steps(output, steps, changed_sets)
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
     done = Run(output)

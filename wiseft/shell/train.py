@@ -101,7 +101,8 @@ Accumulate = Annotated[int, typer.Option('--accumulate', min=1,
     help='Batches per training step, whose gradients are added.')]
 GradCheckpointing = Annotated[bool, typer.Option('--grad-checkpointing',
     help='Recompute activations instead of keeping them: less memory, more time.')]
-Checkpoints = Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]
+Checkpoints = Annotated[Optional[Path], typer.Option('--checkpoints',
+    help='Folder that keeps a checkpoint after each epoch. Default: beside the output, and removed at the end.')]
 LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0,
     help='Highest learning rate. Default: 3e-4 for iconclip, 3e-5 for others.')]
 LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor',
@@ -238,7 +239,7 @@ def _methods_from_options(captions, names, use, train, settings): # dict
          'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
          'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
          'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True,
-         stopped='nothing half-written is left behind; --resume goes on from the last of --checkpoints')
+         stopped='the same command goes on from its checkpoint with --resume')
 def finetune_(
     classifier:Classifier, data:Data, output:ClassifierFolder,
     epochs:Epochs=10, lr:LearningRate=None, lr_factor:LrFactorOption=None,
@@ -252,7 +253,7 @@ def finetune_(
     seed:Seed=0,
     checkpoints:Checkpoints=None,
     resume:Annotated[bool, typer.Option('--resume',
-        help='Continue from the last checkpoint in the folder of --checkpoints.')]=False,
+        help='Continue from the last checkpoint of a stopped training.')]=False,
     method:MethodNames=None, settings:Settings=None,
     captions:Captions=None, group:Group=None, use:Use=None,
     workers:Workers=None, device:Device=None, force:Force=False,
@@ -261,13 +262,16 @@ def finetune_(
     from wiseft.train.resume import checkpoint_file
     from wiseft.train.learner import finetune,usual_lr
     from wiseft.models.load import load_classifier
-    from wiseft.base.distributed import first_writes
+    from wiseft.base.distributed import first_writes,in_first_process
     from wiseft.base.text import counted
     methods = _methods_from_options(captions, method, use, train, settings)
     # an initialization is called here and an average is a callback; the others are arguments of `finetune`
     initialize, average = methods.pop('initialization', None), methods.pop('average', None)
     average = average and average() # a fastai callback, whose `classifier` is the average
     device,place = chosen_device(device, precision)
+    until_the_end = checkpoints is None
+    if until_the_end: checkpoints = Path(output).with_name(f'{Path(output).name}-checkpoints')
+    if until_the_end and force and not resume: in_first_process(lambda: _remove_checkpoint(checkpoints))
     with first_writes(output, force, 'classifier') as tmp: # None in all processes but the first
         # what it starts from, and the images
         initial = load_classifier(classifier, device)
@@ -279,7 +283,10 @@ def finetune_(
         # what is going to happen
         if lr is None: lr = usual_lr(initial)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
-        if resume and checkpoints:
+        if until_the_end:
+            size = 3*sum(p.nbytes for p in initial.parameters())/1e6 # of weights, and of AdamW two numbers for each
+            say(f'a checkpoint after each epoch (up to {size:,.0f} MB) is in {checkpoints} until the end')
+        if resume:
             file = checkpoint_file(checkpoints)
             say(f'resuming from {file}' if file.exists() else f'there is no {file} yet: starting at epoch 1')
         finetuned = finetune(initial, images, validation, epochs=epochs, lr=lr, batch_size=batch_size,
@@ -288,4 +295,11 @@ def finetune_(
                              checkpoint_dir=checkpoints, resume=resume, lr_factors=named_numbers(lr_factor),
                              captions=captions, cbs=average, **methods)
         if tmp: (average.classifier if average else finetuned).save(tmp)
+    if until_the_end: in_first_process(lambda: _remove_checkpoint(checkpoints))
     wrote(output)
+
+def _remove_checkpoint(folder):
+    "Remove the checkpoint of a training, and its folder if nothing else is in it"
+    from wiseft.train.resume import checkpoint_file
+    checkpoint_file(folder).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()

@@ -9,7 +9,7 @@ __all__ = ['POINT_KEYS', 'ENDS', 'NAMES', 'labeled', 'frontier', 'accuracy_words
 # %% ../../nbs/api/show/01_plot_data.ipynb #f68a5e8b
 import numpy as np, pandas as pd
 from dataclasses import dataclass
-from ..stats.table import CONTROL_MEAN, MEAN, MEANS, INITIAL, check_single, dataset_order, reference_set
+from ..stats.table import CONTROL_MEAN, MEAN, MEANS, INITIAL, check_single, dataset_order, own_means, reference_set
 from ..stats.robustness import IMAGENET_SHIFTS, published_baseline
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #6a305728
@@ -30,6 +30,7 @@ def frontier(
 ) -> pd.DataFrame:    # tuning, method, alpha, label, then value, low, high with `_reference` and `_shift`
     "Accuracy on the reference beside accuracy on `dataset`, a row per tuning, method and alpha."
     check_single(table, POINT_KEYS) # one row for each point and set
+    table = own_means(table)
     pair = reference_set(table) or 'reference', dataset
     for d in pair:
         if d not in set(table.dataset): raise ValueError(
@@ -101,6 +102,7 @@ def shift_rows(
 ) -> pd.DataFrame: # with `label`, and `legend`: its name there
     "Rows of the zero-shot classifier, then of the averaged (at `alpha`) and the fine-tuned one of each tuning"
     check_single(table, POINT_KEYS)
+    table = own_means(table)
     averaged = (table.method=='weight-space') & np.isclose(table.alpha, alpha)
     rows = labeled(table)[table.method.isin(ENDS) | averaged]
     # in the legend a label such as 'LoRA weight-space' becomes 'LoRA weights averaged, α = 0.5'

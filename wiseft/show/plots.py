@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_fraction, check_single, dataset_order, reference_set
+from ..stats.table import CONTROL_MEAN, MEAN, INITIAL
+from ..stats.table import check_fraction, check_single, dataset_order, own_means, reference_set
 from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
                                percent_ticks, styled)
 from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curves, frontier, initial_name,
@@ -75,6 +76,7 @@ def plot_alpha(
 ) -> Figure:
     "Accuracy against α, one small picture per set, all ensembles; the band is the first one's 95 % interval."
     check_single(table, POINT_KEYS)
+    table = own_means(table)
     if not curves(table): raise ValueError(
         f'No method in the table has several α: its methods are {list(table.method.unique())}.')
     names, table = dataset_order(table), labeled(table)

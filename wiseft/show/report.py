@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from pathlib import Path
 from ..base.text import counted
 from ..stats.table import MEAN, INITIAL, UNBOUNDED
-from ..stats.table import check_single, dataset_order, first_metric, reference_rows, reference_set, wide
+from ..stats.table import check_single, dataset_order, first_metric, own_means, reference_rows, reference_set, wide
 from ..stats.caveats import reasons_to_doubt
 from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
@@ -38,6 +38,7 @@ def write_report(
     recipe:dict|None=None,         # how the classifier was fine-tuned: its `recipe`
 ) -> Path:
     "Write one self-contained HTML page of the results, atomically; FileExistsError unless `force`."
+    table = own_means(table)
     alphas = sorted(table.alpha.dropna().unique())
     if alpha != .5 and not np.isclose(alphas, alpha).any(): raise ValueError(
         f'alpha is {alpha:g}. The table has α = {", ".join(map(_short_alpha, alphas))}.')

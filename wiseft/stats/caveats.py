@@ -8,7 +8,7 @@ __all__ = ['SMALL_SET', 'reasons_to_doubt', 'exchanged_classes', 'warnings_about
 # %% ../../nbs/api/stats/06_caveats.ipynb #3edb8876
 import numpy as np, pandas as pd
 from ..base.text import counted
-from .table import MEANS, INITIAL, first_metric
+from .table import MEANS, INITIAL, different_images, first_metric
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #ff4c1d6e
 SMALL_SET = 50 # images; with fewer, one image is more than two points
@@ -19,7 +19,7 @@ def reasons_to_doubt(
 ) -> list: # sentences; empty where nothing speaks against the table
     "Reasons to doubt a results table"
     t = first_metric(table)
-    return [*_guessing(t, n_classes), *_small_sets(t)]
+    return [*_guessing(t, n_classes), *_small_sets(t), *different_images(t)]
 
 def _guessing(t, n_classes): # sentences
     "Doubts about an initial model near chance, else about fine-tuned classifiers that guess where it doesn't"
@@ -96,23 +96,24 @@ def warnings_about_averaging(
     n:int,      # how many images
     start:str='zero-shot', # what stands at alpha = 0, or 'start'
     images:str='validation images', # what `accuracies` are of, in words
+    chosen:float=.5, # α that was chosen on them; of another average than that at 0.5 nobody says that it costs
 ) -> list: # a sentence, or none
     "Warnings if the average at alpha = 0.5 is worse than the better end by more than two standard errors"
     before, half, end = (accuracies[a] for a in (0, .5, 1)) # initial, average, fine-tuned
-    error = np.sqrt(half*(1-half)/n)
-    if start == 'start' and half < end and before < end - 2*error: # it has seen the reference alone
+    error, other = np.sqrt(half*(1-half)/n), chosen not in (0, .5, 1)
+    if start == 'start' and not other and half < end and before < end - 2*error: # it has seen the reference alone
         return [f'Averaging with this initial model may cost: the fine-tuned classifier is {100*(end-before):.1f} '
                 f'points above it on {images}, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
     if half >= max(before, end) - 2*error: return []
     better = 'fine-tuned classifier' if end > before else _end(start)
     # below both ends; below a fine-tuned classifier that is better; below an initial one that is
-    lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '
-            f'{images}')
+    lost = (f'{"At α = 0.5 the average" if other else "Averaging costs: at α = 0.5 it"} is '
+            f'{100*(max(before, end)-half):.1f} points below the {better} on {images}')
     if half < min(before, end) - 2*error:
         return [f'{lost}, and below the other end too: the path between the weights is broken. Fine-tune again with '
                 'a lower learning rate.']
     if end > before:
-        return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_advice(start)} Or take an '
-                f'alpha above 0.5; {_PAGE}']
+        instead = '' if other else f' Or take an alpha above 0.5; {_PAGE}'
+        return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_advice(start)}{instead}']
     return [
         f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ..base.files import package_data
 from ..base.lazy import special, stats
-from .table import IDENTITY, MEAN, INITIAL, check_single, reference_set
+from .table import IDENTITY, MEAN, INITIAL, check_single, own_means, reference_set
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #54181734
 AXES = dict(logit=('logit', 'expit'), probit=('ndtri', 'ndtr')) # functions of scipy.special, there and back
@@ -142,6 +142,7 @@ def robustness(
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used"
     check_single(table)
+    table = own_means(table)
     values, initial = {}, {}
     def classifier_of(r): return r.classifier, r.tuning, r.method, None if pd.isna(r.alpha) else r.alpha
     for r in table.itertuples():

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'INITIAL', 'ROLES', 'REFERENCE', 'MEAN', 'CONTROL_MEAN', 'MEANS', 'BOUNDED',
-           'UNBOUNDED', 'results_table', 'check_roles', 'check_single', 'first_metric', 'check_fraction',
-           'dataset_order', 'reference_set', 'reference_rows', 'wide', 'Markdown', 'compact', 'without_agreement',
-           'combine_seeds']
+           'UNBOUNDED', 'results_table', 'check_roles', 'check_single', 'different_images', 'own_means', 'first_metric',
+           'check_fraction', 'dataset_order', 'reference_set', 'reference_rows', 'by_alpha', 'wide', 'Markdown',
+           'compact', 'without_agreement', 'combine_seeds']
 
 # %% ../../nbs/api/stats/04_table.ipynb #a3c8cae4
 import numpy as np, pandas as pd
 from .. import __version__
-from ..base.text import in_markdown, option, python_or_shell
+from ..base.text import first_few, in_markdown, option, python_or_shell, warn_user
 
 # %% ../../nbs/api/stats/04_table.ipynb #afd39a24
 IDENTITY = ['classifier', 'tuning', 'method', 'alpha'] # what tells the rows of one dataset apart
@@ -60,7 +60,17 @@ def results_table(
         if not wrong.any(): continue
         first = table.loc[wrong.idxmax(), [*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high']]
         raise ValueError(f'{wrong.sum()} rows with {what}, first {first.map(str).to_dict()}.')
-    return table
+    return _Results(table)
+
+class _Results(pd.DataFrame):
+    "A results table that prints its values in any terminal"
+    @property
+    def _constructor(self): return _Results # of what pandas makes of it: `head()`, rows of a query
+    def __repr__(self):
+        if [*self.columns[:len(COLUMNS)]] != COLUMNS: return super().__repr__()
+        shown = [c for c in (*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high') if (self[c] != '').any()]
+        with pd.option_context('display.width', 1000, 'display.max_columns', None): text = repr(self[shown])
+        return f'{text}\nand the columns {", ".join(c for c in self if c not in shown)}'
 
 def check_roles(
     table:pd.DataFrame, # results, or what is known of images
@@ -87,13 +97,15 @@ def check_single(
     table:pd.DataFrame,
     keys:list=IDENTITY, # what tells the rows of one dataset apart
 ):
-    "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset"
+    "ValueError unless there is one metric, split, and row for each of `keys` and set; a warning of different images"
     for c in ('metric','split'):
         values = list(table[c].unique())
         if len(values) > 1: raise ValueError(
             f'The table holds several of {c}: {values}. Choose one, as table[table.{c}=={values[0]!r}].')
     twice = table[table.duplicated([*keys, 'dataset'])]
-    if not len(twice): return
+    if not len(twice):
+        for sentence in different_images(table): warn_user(sentence)
+        return
     first = twice.iloc[0][[*keys, 'dataset']].replace('', np.nan).dropna()
     # in words, such as 'method weight-space, alpha 0.5, dataset line'
     row = ', '.join(f'{k} {v:g}' if k == 'alpha' else f'{k} {v}' for k, v in first.items())
@@ -102,6 +114,50 @@ def check_single(
         + python_or_shell('table[table.seed==0], for instance, or combine_seeds(table) for the mean over seeds.',
                           'a file with its rows alone, or a file for each seed, as in `wiseft report first.csv '
                           'second.csv`.'))
+
+# %% ../../nbs/api/stats/04_table.ipynb #d1ff1a90
+def different_images(
+    table:pd.DataFrame, # results
+) -> list: # a sentence, or none
+    "Warns of sets whose rows are of different images: their `data_fingerprint` differs"
+    known = table[table.data_fingerprint != ''] if 'data_fingerprint' in table else table[:0]
+    n = known.groupby('dataset', sort=False).data_fingerprint.nunique()
+    names = [d for d in n.index[n > 1] if d not in MEANS] or [*n.index[n > 1]] # a mean alone: over different sets
+    if not names: return []
+    return [f'{first_few(names)}: rows of the table are of different images (`data_fingerprint` differs), so their '
+            'numbers differ by the images, too. Evaluate all classifiers on the same images, or show the rows apart.']
+
+# %% ../../nbs/api/stats/04_table.ipynb #0a17ea15
+_ROUNDED = 1.1e-3 # a mean of values with three digits may differ so much from the rounded mean
+
+def own_means(
+    table:pd.DataFrame, # results
+) -> pd.DataFrame: # the same, or a copy
+    "The table with means over sets that belong to its rows: others are recomputed, with a warning"
+    keys = [c for c in (*IDENTITY, 'split', 'metric', 'precision', 'seed') if c in table]
+    for mean, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
+        sets, rows = table[(table.role == role) & ~table.dataset.isin(MEANS)], table[table.dataset == mean]
+        if not len(sets) or not len(rows): continue
+        # for each row of the mean: what its sets give, their number, and whether the number of images is known of all
+        by_classifier = sets.groupby(keys, dropna=False)
+        given = by_classifier.agg(own=('value', 'mean'), n_sets=('value', 'size'), n_own=('n', 'sum'),
+                                  known=('n', 'count'))
+        given = rows[[*keys, 'value', 'n']].merge(given.reset_index(), how='left', on=keys).set_axis(rows.index)
+        other_n = (given.known == given.n_sets) & (given.n != given.n_own).fillna(False).astype(bool)
+        stale = given[((given.value - given.own).abs() > _ROUNDED) | other_n]
+        if not len(stale): continue
+        names, whole = sets.dataset.unique(), stale[stale.n_sets == sets.dataset.nunique()]
+        table = table.copy()
+        table.loc[whole.index, ['value', 'n']] = whole[['own', 'n_own']].to_numpy()
+        table.loc[whole.index, ['low', 'high']] = np.nan
+        table.loc[whole.index, 'data_fingerprint'] = ''
+        if len(whole): warn_user(
+            f'{mean}: {len(whole)} of {len(rows)} rows were of other sets than those in the table '
+            f'({first_few(names)}). They are recomputed, without intervals; evaluate again to have these.')
+        if len(whole) < len(stale): warn_user(
+            f'{mean}: {len(stale) - len(whole)} of {len(rows)} rows are of other sets than those in the table '
+            f'({first_few(names)}), and some of these are missing. Evaluate again.')
+    return table
 
 # %% ../../nbs/api/stats/04_table.ipynb #5e37181b
 def first_metric(
@@ -154,20 +210,27 @@ class _Wide(pd.DataFrame):
 # %% ../../nbs/api/stats/04_table.ipynb #579161d1
 def _methods_by_set(table, cells): # `DataFrame`; cells: what to show for each row of the table
     "The cells with methods in rows and sets in columns"
-    check_single(table)
     table = table.assign(cell=cells).reset_index(drop=True)
     keys = [k for k in IDENTITY if k!='tuning' or (table.tuning!='').any()]
-    # rows: known methods first, other names in the order of their first appearance, then by α;
-    # `ranks` has these places instead of names, `order` the position of one row for each method
-    ranks = table[keys].copy()
-    for k in ranks.columns.drop('alpha'):
-        known = METHODS if k=='method' else []
-        names = list(dict.fromkeys([*known, *table[k]]))
-        ranks[k] = table[k].map(names.index)
-    order = ranks.drop_duplicates().sort_values(keys).index
+    order = _places(table).drop_duplicates().sort_values(IDENTITY).index # the position of one row for each method
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
     def column(d): return table[table.dataset==d].set_index(keys).cell.reindex(index)
     return pd.DataFrame({d: column(d) for d in dataset_order(table)}, index=index)
+
+def _places(table): # `DataFrame` with the columns `IDENTITY`: numbers to sort rows by
+    "Places of rows: where fine-tuning began, what lies between, fine-tuned, what has no α; known methods first"
+    places = table[IDENTITY].copy()
+    for k in ('classifier', 'tuning', 'method'):
+        names = list(dict.fromkeys([*(METHODS if k == 'method' else ()), *table[k]]))
+        places[k] = table[k].map(names.index)
+    group = np.select([table.method.isin(INITIAL), table.method == 'fine-tuned', table.alpha.notna()], [0, 2, 1], 3)
+    return places.assign(method=1000*group + places.method)
+
+def by_alpha(
+    table:pd.DataFrame, # results
+) -> pd.DataFrame:
+    "The rows from α = 0 to 1, one method after the other between the two ends"
+    return table.loc[_places(table).sort_values(IDENTITY, kind='stable').index].reset_index(drop=True)
 
 def _scale_and_digits(table): # of one metric: what its values are multiplied by, and digits
     return (1, 3) if table.metric.isin(UNBOUNDED).any() else (100, 1)
@@ -176,6 +239,8 @@ def wide(
     table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
 ) -> pd.DataFrame: # index classifier, tuning (if any is named), method, alpha; a column per set
     "The table for people: methods in rows, sets in columns, in percent (NLL and the like as they are)"
+    check_single(table)
+    table = own_means(table)
     scale, digits = _scale_and_digits(table)
     return _Wide(_methods_by_set(table, scale*table.value).round(digits))
 
@@ -188,6 +253,8 @@ def compact(
     table:pd.DataFrame, # one metric and split
 ) -> Markdown:
     "Methods in rows, sets in columns, in percent with 95 % intervals"
+    check_single(table)
+    table = own_means(table)
     scale, digits = _scale_and_digits(table)
     def cell(row):
         value, low, high = (f'{scale*v:.{digits}f}' for v in (row.value, row.low, row.high))

@@ -42,7 +42,7 @@ class Checkpoint(Callback):
         self.loader, self.epochs_before = learn.dls.train, learn.dls.train.epoch # of its earlier fits
         self.done = 0 # steps before this run
         self.saved = {} # tensors of the checkpoint that it goes on from
-        self.terminated = False
+        self.signal = 0 # that asked it to stop
         if not self.file.exists(): return
         if not resume: raise FileExistsError(
             f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
@@ -73,15 +73,16 @@ class Checkpoint(Callback):
         self.saved = {} # all is restored
 
     def after_batch(self):
-        stop = any(from_all_processes(self.terminated)) # all processes stop after the same step
+        self.signal = max(from_all_processes(self.signal)) # all processes stop after the same step
         at_step = self.training and self.steps and self.train_iter%self.steps == 0
-        if at_step or stop and self.train_iter > self.done: self.save()
-        if stop: self.stop()
+        if at_step or self.signal and self.train_iter > self.done: self.save()
+        if self.signal: self.stop()
     def stop(self):
         again = 'when it is run again' if self.resumes else f'with {option("resume", True)}'
-        if not rank(): print(f'SIGTERM: step {self.train_iter} is saved in {self.file}; the training goes on from it '
+        name = signal.Signals(self.signal).name
+        if not rank(): print(f'{name}: step {self.train_iter} is saved in {self.file}; the training goes on from it '
                              f'{again}', file=sys.stderr, flush=True)
-        raise SystemExit(TRY_AGAIN)
+        raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(TRY_AGAIN)
     def after_epoch(self):
         if self.train_iter > self.done: self.save()
 
@@ -91,14 +92,18 @@ TRY_AGAIN = 75 # exit code EX_TEMPFAIL of sysexits.h
 @patch
 @contextmanager
 def stoppable(self:Checkpoint):
-    "Context in which SIGTERM ends the training after its step, with a checkpoint"
+    "Context in which SIGTERM or Ctrl-C ends the training after its step, with a checkpoint; the second ends it at once"
     if threading.current_thread() is not threading.main_thread(): # others can't handle signals
         yield
         return
-    def note(*_): self.terminated = True
-    before = signal.signal(signal.SIGTERM, note)
+    def note(number, _):
+        self.signal = number
+        restore(number)
+    def restore(number): signal.signal(number, before[number] or signal.SIG_DFL)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try: yield
-    finally: signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    finally:
+        for number in before: restore(number)
 
 # %% ../../nbs/api/train/05_resume.ipynb #0a0782ae
 def _restore_noise(state, device):
