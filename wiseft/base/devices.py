@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_device', 'widest_float', 'has_bf16', 'fitting_precision', 'usual_precision', 'exact_fp32',
-           'eval_mode', 'describe_device', 'memory_advice', 'release_memory']
+           'eval_mode', 'describe_device', 'usable_cores', 'memory_advice', 'release_memory']
 
 # %% ../../nbs/api/base/04_devices.ipynb #5377a8ce
-import ctypes, os, re, sys, torch
+import ctypes, math, os, re, sys, torch
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from weakref import WeakKeyDictionary
 from .text import counted, option
@@ -112,6 +113,29 @@ def describe_device(
     if precision == 'bf16': precision = fitting_precision(precision, device)
     threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == 'cpu' else ''
     return f'on {name}, {_words[precision]}{threads}'
+
+# %% ../../nbs/api/base/04_devices.ipynb #7d0ec002
+def usable_cores() -> int:
+    "Number of cores that this process may use: its affinity, or the quota of its container if that is less"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+def _quota(process=Path('/proc/self'), groups=Path('/sys/fs/cgroup')): # number of cores, inf without a quota
+    "The smallest quota of the control groups that a process is in, of version 1 or 2"
+    try: lines = (process/'cgroup').read_text().splitlines() # such as '0::/a/b', or '4:cpu,cpuacct:/a/b' in version 1
+    except OSError: return math.inf
+    quotas = [math.inf]
+    for _, kinds, group in (line.split(':', 2) for line in lines):
+        if kinds and 'cpu' not in kinds.split(','): continue
+        for path in (Path(group), *Path(group).parents): # a group is within the limits of its parents
+            folder = groups/('cpu' if kinds else '')/path.relative_to('/')
+            try:
+                if kinds: quota, period = ((folder/f'cpu.cfs_{name}_us').read_text() for name in ('quota', 'period'))
+                else: quota, period = (folder/'cpu.max').read_text().split()
+                if int(quota) > 0: quotas.append(int(quota)/int(period)) # -1: none in version 1
+            except (OSError, ValueError): continue # no file, or 'max': no quota
+    return min(quotas)
+
 
 # %% ../../nbs/api/base/04_devices.ipynb #cdaa7357
 @contextmanager
