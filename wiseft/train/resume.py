@@ -159,6 +159,8 @@ def read_training(file:str|Path): # (name → tensor, dict of where the training
         position = {k: position[k] for k in kinds}
         wrong = [k for k, kind in kinds.items() if not isinstance(position[k], kind)]
         if not wrong and position['step'] < 0: wrong.append('step')
+        shards = position['recipe'].get('shards', 0) if not wrong else 0
+        if not isinstance(shards, int) or shards < 0: wrong.append('shards')
         if tensors['noise.cpu'].dtype != torch.uint8: wrong.append('noise.cpu')
         if wrong: raise ValueError(f'The value of {wrong[0]} is of another kind.')
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
@@ -176,6 +178,10 @@ def load(self:Checkpoint, learn:Learner):
     "Restore weights and optimizer; ValueError if the recipe differs"
     self.saved, position = read_training(self.file)
     then, now = position['recipe'], self.run_recipe
+    if learn.chosen_shards is None: # as it began, on whatever machine and by whatever version
+        learn.chosen_shards = then.get('shards', 0)
+        now.pop('shards', None)
+        if learn.shards: now['shards'] = learn.shards
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
         f'{self.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now '
         f'{now.get(differ[0])!r}. Call it as before, or choose another '
