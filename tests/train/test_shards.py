@@ -6,7 +6,6 @@ from functools import partial
 from unittest.mock import patch
 
 import pytest
-import timm
 import torch
 from conftest import later
 from torch import nn
@@ -119,6 +118,8 @@ def watches(classifier):
 
 def test_what_needs_the_whole_batch_trains_as_before(icons, tune):
     "Losses of inner layers, moving statistics, layers that watch, modules of one's own, and dropout."
+    import timm
+
     *_, pico, vit = icons
     for settings in (dict(loss="LDIFS"), dict(train_batchnorm=True)):
         whole, asked = tune(pico, shards=0, **settings), tune(pico, shards=2, **settings)
@@ -138,12 +139,17 @@ def test_what_needs_the_whole_batch_trains_as_before(icons, tune):
     assert not can_shard(timm.create_model("test_vit", drop_path_rate=.1))
 
 
-@pytest.mark.parametrize("name", timm.list_models("test_*"))
+SMALL = "byobnet coatnet convnext efficientnet efficientnet_evos mambaout maxvit nfnet resnet vit vit3 vit_relpos"
+
+
+@pytest.mark.parametrize("name", SMALL.split())
 def test_a_tower_that_can_be_sharded_draws_nothing_and_sees_each_image_alone(name):
+    import timm
+
     torch.manual_seed(0)
-    tower = timm.create_model(name, num_classes=0).train()
+    tower = timm.create_model(f"test_{name}", num_classes=0).train()
     if not can_shard(tower):
-        assert name in ("test_efficientnet_evos", "test_vit_relpos")  # EvoNorm; dropout
+        assert name in ("efficientnet_evos", "vit_relpos")  # EvoNorm; dropout
         return
     for m in tower.modules():
         if isinstance(m, nn.modules.batchnorm._NormBase):
