@@ -363,3 +363,18 @@ def test_a_rule_that_is_not_known_is_refused(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | dict(grids="two steps")))
     with pytest.raises(ValueError, match="another plan: grids was 'two steps' and is now 'one step past an edge, if"):
         bench(suite, first, tmp_path / "a", ["LiNeS"], **how)
+
+
+def test_a_bench_goes_on_with_the_shards_that_it_began_with(tmp_path, monkeypatch):
+    "Older plans have none, whatever the default is."
+    suite, first = small()
+    how = PIECES | dict(seeds=(0,), say=lambda line: None)
+    trained = "weights/plain, lr 0.001, seed 0"
+    for began, default in (0, 2), (2, 0):
+        folder = tmp_path / str(began)
+        monkeypatch.setattr("wiseft.bench.run.usual_shards", lambda *_: began)
+        bench(suite, first, folder, ["LiNeS"], minutes=0, **how)
+        assert json.loads((folder / "plan.json").read_text())["recipe"].get("shards", 0) == began
+        monkeypatch.setattr("wiseft.bench.run.usual_shards", lambda *_: default)
+        bench(suite, first, folder, ["LiNeS"], **how)
+        assert load_classifier(folder / trained).recipe.get("shards", 0) == began

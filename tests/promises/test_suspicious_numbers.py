@@ -274,10 +274,11 @@ def test_sweeps(name, whole):
     assert words in message and bool(words) == bool("weights" in message or "alpha" in message)
 
 
-def test_threads_are_in_the_recipe(whole):
-    "On another number of threads the same seed gives other weights; the recipe says how many there were."
-    start = pico_classifier(NAMES)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        finetuned = finetune(start, folder_suite(whole / "reference", []), epochs=1, batch_size=36, progress=False)
-    assert finetuned.recipe["threads"] == torch.get_num_threads()
+def test_threads_or_shards_are_in_the_recipe(whole):
+    "On another number of them the same seed gives other weights; the recipe says how many there were."
+    start, quick = pico_classifier(NAMES), dict(epochs=1, batch_size=36, progress=False)
+    for shards, threads in (0, torch.get_num_threads()), (2, None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            finetuned = finetune(start, folder_suite(whole / "reference", []), shards=shards, **quick)
+        assert (finetuned.recipe.get("shards", 0), finetuned.recipe.get("threads")) == (shards, threads)

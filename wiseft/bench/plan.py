@@ -244,6 +244,7 @@ def as_json(self:Plan) -> dict:
     text = {k: v for k, v in self.zeroshot.clip.model.state_dict().items() if not k.startswith('visual.')}
     recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
     if recipe.get('precision') == 'bf16': del recipe['precision'] # the default
+    if recipe.get('shards') == 0: del recipe['shards'] # as in older plans
     plan = dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.zeroshot.visual.state_dict()),
                 text_tower=state_hash(text), given=short(self.given), templates=list(self.zeroshot.templates or []),
                 lrs=list(self.lrs), seeds=list(self.seeds), alphas=list(self.alphas), recipe=recipe)

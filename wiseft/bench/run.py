@@ -19,7 +19,7 @@ from time import perf_counter, sleep
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, our_names, python_or_shell, why_failed
 from ..base.files import atomic_path, locked
-from ..base.devices import describe_device
+from ..base.devices import describe_device, fitting_precision
 from ..base.progress import duration
 from ..weights.merge import merge
 from ..stats.table import REFERENCE
@@ -33,6 +33,7 @@ from ..infer.members import member
 from ..infer.evaluation import check_better_than_chance, evaluate, columns_per_image
 from ..infer.ensembles import DEFAULT_ALPHAS, members
 from ..train.flops import passes
+from ..train.shards import usual_shards
 from ..methods.index import all_methods
 from .trial import Trial, is_done, last_line, run_trial, strengths, strengths_around
 from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Plan, add_to_families, can_compete,
@@ -95,11 +96,14 @@ def plan_bench(
             check_better_than_chance(start, columns, images)
     # a method with a curve needs no rehearsal: '' says that nothing stands in its way
     rehearsed = {m.name: '' for m in methods if any(f.startswith((f'{m.name} ', f'{m.name}, lr ')) for f in judged)}
-    # a bench that has begun keeps its rule for grids, of which the oldest have none
+    # a bench that has begun keeps its rule for grids and its shards, of which the oldest have none
     grids, plan_file = PAST_EDGE_IF_BEST, folder/'plan.json'
     if plan_file.exists():
-        recorded = read_json(plan_file).get('grids')
-        if recorded in (None, PAST_EDGE): grids = recorded
+        recorded = read_json(plan_file)
+        if recorded.get('grids') in (None, PAST_EDGE): grids = recorded.get('grids')
+        shards = recorded.get('recipe', {}).get('shards', 0)
+    else: shards = usual_shards(zeroshot.visual, fitting_precision(recipe.get('precision', 'bf16'), zeroshot.device))
+    recipe = dict(shards=shards) | recipe
     return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given=given or {}, rehearsed=rehearsed,
                 unreadable=unreadable, control=control, grids=grids)
 
@@ -320,7 +324,8 @@ def trained_classifier(self:Work, trial:Trial) -> ImageClassifier:
             if not is_done(self.weights, to_train, averages): # else by another process, just now
                 self.clock(f'train {to_train.name}')
                 initial = plan.initial_model(to_train)
-                run_trial(to_train, initial, plan.suite, self.weights, averages, plan.given, **plan.recipe)
+                recipe = dict(shards=0) | plan.recipe # older plans have none
+                run_trial(to_train, initial, plan.suite, self.weights, averages, plan.given, **recipe)
     return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch

@@ -35,6 +35,7 @@ def run_recipe(
     captions = getattr(source, 'captions', None)
     # a renamed table is still the same
     if captions: recipe['captions'] = dict(sha256=captions['sha256'], pairs=captions['pairs'])
+    if learn.shards: recipe['shards'] = learn.shards
     start = plain_weights(learn.model).state_dict() # weights before the first step
     return recipe | dict(images=source and source.fingerprint, start=state_hash(start),
                          start_visual=image_tower_hash(learn.given)) # which averages compare with their base
@@ -50,7 +51,8 @@ def run_circumstances(
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__, python=platform.python_version())
     about = dict(versions=versions, device=name, seconds=round(seconds, 1))
-    if device.type == 'cpu': about['threads'] = torch.get_num_threads()
+    if learn.ran_whole: about |= dict(shards=None, threads=1)
+    elif device.type == 'cpu' and not learn.shards: about['threads'] = torch.get_num_threads()
     if n_processes() > 1: about['processes'] = n_processes()
     # of loaders from `clip_dataloaders`; a head trains on `dls` of features, made from `image_dls`
     watched = getattr(getattr(learn.image_dls.valid, 'source', None), 'images', None)

@@ -164,6 +164,8 @@ def read_training(file:str|Path): # (name → tensor, dict of where the training
         position = {k: position[k] for k in kinds}
         wrong = [k for k, kind in kinds.items() if not isinstance(position[k], kind)]
         if not wrong and position['step'] < 0: wrong.append('step')
+        shards = position['recipe'].get('shards', 0) if not wrong else 0
+        if not isinstance(shards, int) or shards < 0: wrong.append('shards')
         if tensors['noise.cpu'].dtype != torch.uint8: wrong.append('noise.cpu')
         if wrong: raise ValueError(f'The value of {wrong[0]} is of another kind.')
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
@@ -181,9 +183,14 @@ def load(self:Checkpoint, learn:Learner):
     "Restore weights and optimizer; ValueError if the recipe differs"
     self.saved, position = read_training(self.file)
     then, now = position['recipe'], self.run_recipe
-    if learn.dls.train.source.images.was_split_earlier(str(then.get('images'))): raise ValueError(
+    images = getattr(getattr(learn.image_dls.train, 'source', None), 'images', None) # None: loaders of the user's own
+    if images is not None and images.was_split_earlier(str(then.get('images'))): raise ValueError(
         f'{self.file} was begun with the split of an earlier version, which divided groups between training and '
         'held-out images. Delete it and start again.')
+    if learn.chosen_shards is None: # as it began, on whatever machine and by whatever version
+        learn.chosen_shards = then.get('shards', 0)
+        now.pop('shards', None)
+        if learn.shards: now['shards'] = learn.shards
     # 'start_visual' follows from 'start', and checkpoints of earlier versions lack it
     if differ := [k for k in {**then, **now} if k != 'start_visual' and then.get(k) != now.get(k)]: raise ValueError(
         f'{self.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now '
