@@ -1,6 +1,7 @@
 """How time and memory grow with images, classes and mixing coefficients, on a simulated ImageNet.
 
   scale.py FOLDER          make the images in FOLDER (5 GB of tiny JPEGs, deleted afterwards), measure, write scale.csv
+  scale.py --read          what people read: tables, pictures, reports, cards, predictions; writes scale_read.csv
   scale.py --one TASK …    one measurement, in a process of its own
 
 Each measurement runs in a fresh process. `seconds` and `cpu` are those of the measured part, by the clock and of the
@@ -14,6 +15,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -27,6 +29,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+
+from wiseft.base.devices import release_memory
 
 HERE = Path(__file__).resolve().parent
 TRAIN, TEST = 1_281_167, {'imagenet/val': 50_000, 'imagenet-r': 30_000, 'sketch': 50_889, 'imagenet-a': 7_500,
@@ -74,7 +78,8 @@ def make_imagenet(folder, share=1.):
 # ---------- what is measured ----------
 
 def memory(): return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/GB
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024/GB
+def peak(): return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])*1024/GB
+def forget_peak(): Path('/proc/self/clear_refs').write_text('5')
 
 
 def worked():
@@ -87,6 +92,8 @@ class Measured:
     "Seconds, processor time and memory of a block"
     def __enter__(self):
         gc.collect()
+        release_memory()  # else what was freed counts as held
+        forget_peak()
         self.before, self.start, self.worked = memory(), time.perf_counter(), worked()
         return self
 
@@ -221,6 +228,91 @@ def reading(images, members, classes, **_):
     return m, n if len(again) else 0
 
 
+# ---------- what people read ----------
+
+def results(images, members, classes):
+    "Predictions with their confidence, as the shell keeps them, their table, and the sets"
+    from wiseft.infer.scores import METRICS, score
+    p, rng = predictions(images, members, classes), np.random.default_rng(1)
+    column = METRICS['ECE (15 bins)'].column
+    p.members = [(w, c, {column: rng.random(len(c), np.float32)}) for w, c, _ in p.members]
+    p.members[0][0].update(method='zero-shot', tuning='')
+    p.members[-1][0].update(method='fine-tuned')
+    return p, score(p.frame())
+
+
+@task
+def tabulating(images, members, classes, **_):
+    "The table for people"
+    from wiseft.stats.table import compact, wide
+    _, table = results(images, members, classes)
+    with Measured() as m: wide(table), compact(table)
+    return m, images
+
+
+@task
+def plotting(images, members, classes, **_):
+    "All pictures of a table"
+    from wiseft.show.plots import pictures
+    _, table = results(images, members, classes)
+    with Measured() as m: assert len(list(pictures(table, .5))) > 2
+    return m, images
+
+
+@task
+def reporting(images, members, classes, **_):
+    "The report, with what changed image by image; the size of the page, and seconds until Chromium has drawn it"
+    from wiseft.show.report import write_report
+    p, table = results(images, members, classes)
+    with tempfile.TemporaryDirectory() as at:
+        with Measured() as m: page = write_report(table, Path(at, 'report.html'), predictions=p)
+        m.page_MB, m.opened = page.stat().st_size/1e6, seconds_to_open(page)
+    return m, images
+
+
+def seconds_to_open(page):
+    "Seconds until a browser has loaded and drawn a page; None without Chromium"
+    from playwright.sync_api import sync_playwright
+    executable = shutil.which('chromium') or shutil.which('google-chrome')
+    if not executable: return None
+    with sync_playwright() as playwright:
+        tab = playwright.chromium.launch(executable_path=executable).new_page()
+        start = time.perf_counter()
+        tab.goto(page.as_uri())
+        tab.evaluate('() => new Promise(drawn => requestAnimationFrame(() => setTimeout(drawn)))')
+        return time.perf_counter() - start
+
+
+@task
+def card(images, members, classes, **_):
+    "The card of a saved classifier with so many classes"
+    from wiseft.models.testing import pico_classifier
+    from wiseft.show.card import write_card
+    _, table = results(images, members, classes)
+    with tempfile.TemporaryDirectory() as at:
+        folder = pico_classifier([f'class {i}' for i in range(classes)]).save(Path(at, 'classifier'))
+        with Measured() as m: write_card(folder, table)
+    return m, images
+
+
+@task
+def predicting(images, classes, **_):
+    "Classes and probabilities of pictures, by a classifier that computes nothing but random logits"
+    import torch
+    from wiseft.data.images import ImageSet
+    from wiseft.infer.classify import classify
+
+    class Random(torch.nn.Module):
+        classnames = [f'class {i}' for i in range(classes)]
+        def transform(self, image): return torch.zeros(3, 1, 1)
+        def forward(self, x): return torch.randn(len(x), classes)
+    files = [f'/data/{i:07}.JPEG' for i in range(images)]
+    some = ImageSet('pictures', files, np.zeros(images, int), Random.classnames)
+    some.__dict__['pixels'] = np.zeros((images, 1, 1, 3), np.uint8)
+    with Measured() as m: assert len(classify(Random(), some, progress=False)) == images
+    return m, images
+
+
 # ---------- one after the other ----------
 
 def one(name, **settings):
@@ -237,8 +329,11 @@ def one(name, **settings):
 def measured(name, folder=None, **settings):
     "What `one` prints"
     m, images = TASKS[name](folder=folder and Path(folder), **settings)
-    return dict(what=name, images=images, classes=settings.get('classes', 1000), members=settings.get('members', 0),
-                seconds=round(m.seconds, 2), cpu=round(m.cpu, 2), kept_GB=round(m.kept, 3), peak_GB=round(m.peak, 3))
+    row = dict(what=name, images=images, classes=settings.get('classes', 1000), members=settings.get('members', 0),
+               seconds=round(m.seconds, 2), cpu=round(m.cpu, 2), kept_GB=round(m.kept, 3), peak_GB=round(m.peak, 3))
+    for k in 'page_MB', 'opened':  # of a report
+        if hasattr(m, k): row[k] = round(getattr(m, k), 2)
+    return row
 
 
 def on_files(folder, sizes):
@@ -260,15 +355,30 @@ def on_predictions(whole=166_963):
     return rows
 
 
+def on_what_is_read():
+    rows = []
+    for name in 'tabulating', 'plotting', 'card', 'reporting':
+        for n, c in (100_000, 1000), (1_000_000, 1000), (100_000, 21_000), (1_000_000, 21_000):
+            rows.append(one(name, images=n, members=11, classes=c))
+    # 21,000 classes: fewer images, as a million times 21,000 logits alone take hours
+    for n, c in (100_000, 1000), (1_000_000, 1000), (10_000, 21_000), (100_000, 21_000):
+        rows.append(one('predicting', images=n, classes=c))
+    return rows
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', nargs='?', help='where the simulated ImageNet is made')
     parser.add_argument('--one', nargs=2, metavar=('TASK', 'SETTINGS'), help='a single measurement, as JSON')
+    parser.add_argument('--read', action='store_true', help='measure what people read alone')
     parser.add_argument('--share', type=float, default=1., help='of the training images (a trial run)')
     parser.add_argument('--out', default=HERE/'scale.csv', help='the table')
     chosen = parser.parse_args()
     if chosen.one:
         print(json.dumps(measured(chosen.one[0], **json.loads(chosen.one[1]))))
+        sys.exit()
+    if chosen.read:
+        pd.DataFrame(on_what_is_read()).to_csv(HERE/'scale_read.csv', index=False)
         sys.exit()
     folder = Path(tempfile.mkdtemp(dir=chosen.folder)).resolve()
     # work for a part of the training images, as for photographs, and for all that are held out

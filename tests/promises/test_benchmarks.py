@@ -47,3 +47,10 @@ def test_measures_of_accelerators_run(monkeypatch, capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 8 and all(float(row.split("|")[3]) >= 0 for row in rows), rows
     assert (ROOT / "benchmarks/RESULTS.md").read_bytes() == before  # what a tiny run measures is no result
+
+
+def test_a_report_of_21000_classes_is_small_and_opens_at_once(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    row = import_module("scale").measured("reporting", images=2000, members=3, classes=21_000)
+    assert row["page_MB"] < 20
+    assert row["opened"] is None or row["opened"] < 3

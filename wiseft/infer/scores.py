@@ -134,8 +134,8 @@ def distinct_names(
     classnames:list # of a set
 ) -> list:
     "The names, where a class that is called like an earlier one gets its number, as in 'crane (517)'"
-    if len(set(classnames)) == len(classnames): return classnames
-    return [f'{n} ({i})' if n in classnames[:i] else n for i, n in enumerate(classnames)]
+    first = {n: i for i, n in reversed([*enumerate(classnames)])} # name -> where it comes first
+    return [n if first[n] == i else f'{n} ({i})' for i, n in enumerate(classnames)]
 
 def image_rows(
     datasets:dict, # dataset -> `ImageSet`
