@@ -146,9 +146,11 @@ def _set_of_files(path, files, label_of, classnames, name): # `ImageSet`
     return ImageSet(name or path.name, paths, labels, classnames, root=path)
 
 # %% ../../nbs/api/data/10_labels.ipynb #47ad2061
+def _error_of(source): return BadFile if isinstance(source, Path) else ValueError # a name is that of arrays
+
 def _check_known(path, names, classes):
-    "BadFile for unknown class names"
-    if unknown := [n for n in names if n not in classes]: raise BadFile(
+    "ValueError for unknown class names; of a file, BadFile"
+    if unknown := [n for n in names if n not in classes]: raise _error_of(path)(
         f'{path}: class {first_few(unknown, 5)} not among the {len(classes)} classes. '
         f'{did_you_mean(unknown[0], classes)} '
         + python_or_shell('Rename it, or give a dict from its name to yours.', 'Rename it.'))
@@ -288,7 +290,7 @@ def match_labels(
     classnames:list|None # that fixes names and order; None: the source's own
 ): # labels (n,), class names
     "Indices of a source's own class names as indices of the given ones"
-    if not np.isin(numbers, range(len(own))).all(): raise BadFile(
+    if not np.isin(numbers, range(len(own))).all(): raise _error_of(source)(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
     if classnames is None or own == list(classnames): return numbers, own
     names = check_classnames(classnames)
