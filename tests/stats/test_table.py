@@ -64,12 +64,12 @@ def test_a_report_of_different_images_says_so(tmp_path):
     assert any("different images" in s for s in reasons_to_doubt(other))
 
 
-@pytest.mark.parametrize("edit, means", {
-    "taken out": (lambda t: t[t.dataset != "sketch"], [58, 63, 57]),
-    "excluded": (lambda t: t.assign(role=t.role.mask(t.dataset == "line", "aside")), [60, 66, 61]),
-    "typed": (lambda t: t.assign(value=t.value.mask(t.dataset == MEAN, .9), high=1), [59, 64.5, 59]),
-    "other n": (lambda t: t.assign(n=t.n.mask(t.dataset == MEAN, 9999)), [59, 64.5, 59]),
-}.values(), ids=str)
+@pytest.mark.parametrize("edit, means", [
+    pytest.param(lambda t: t[t.dataset != "sketch"], [58, 63, 57], id="taken out"),
+    pytest.param(lambda t: t.assign(role=t.role.mask(t.dataset == "line", "aside")), [60, 66, 61], id="excluded"),
+    pytest.param(lambda t: t.assign(value=t.value.mask(t.dataset == MEAN, .9), high=1), [59, 64.5, 59], id="typed"),
+    pytest.param(lambda t: t.assign(n=t.n.mask(t.dataset == MEAN, 9999)), [59, 64.5, 59], id="other n"),
+])
 def test_a_mean_that_is_not_of_its_rows_is_recomputed(edit, means, tmp_path):
     "In tables, pictures, and reports, with a warning, and without an interval that would be another's"
     shown, [said] = sentences(wide, edit(table()))
