@@ -332,7 +332,7 @@ def measured(name, folder=None, **settings):
     row = dict(what=name, images=images, classes=settings.get('classes', 1000), members=settings.get('members', 0),
                seconds=round(m.seconds, 2), cpu=round(m.cpu, 2), kept_GB=round(m.kept, 3), peak_GB=round(m.peak, 3))
     for k in 'page_MB', 'opened':  # of a report
-        if hasattr(m, k): row[k] = round(getattr(m, k), 2)
+        if getattr(m, k, None) is not None: row[k] = round(getattr(m, k), 2)
     return row
 
 

@@ -53,4 +53,4 @@ def test_a_report_of_21000_classes_is_small_and_opens_at_once(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     row = import_module("scale").measured("reporting", images=2000, members=3, classes=21_000)
     assert row["page_MB"] < 20
-    assert row["opened"] is None or row["opened"] < 3
+    assert row.get("opened", 0) < 3  # where there is a browser
