@@ -1,5 +1,4 @@
 "Images that belong together: no split divides a group, groups come through every door, and shared ones are reported."
-import json
 import os
 import subprocess
 import sys
