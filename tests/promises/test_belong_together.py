@@ -101,7 +101,7 @@ def test_a_run_divides_no_video(work):
 
 @pytest.mark.parametrize("source", [["frames/t.csv", "--group", "clip_id"], ["frames/grouped.csv"]])
 def test_every_command_takes_the_column(source, work):
-    "`finetune`, `sweep`, `evaluate`, `merge`, `data`, `bench`, `probe`: the same parts by a named column and by `group`"
+    "`finetune`, `sweep`, `evaluate`, `merge`, `data`, `bench`: the same parts by a named column and by `group`"
     file, *group = source
     out = Path("by" + "".join(group).replace("-", ""))
     suite = folder_suite("frames/t.csv", [], group="clip_id")

@@ -14,11 +14,10 @@ from fastcore.basics import patch
 from functools import partial
 from pathlib import Path
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from threading import Lock
 from torch.utils.data import Dataset
 from ..base.text import printable
+from ..base.lazy import sparse
 from ..stats.table import ROLES
 from .decoding import as_picture, open_image
 from .hashes import check_remembered, content_hashes, file_hash, file_identities
@@ -209,8 +208,8 @@ def clusters(self:ImageSet) -> np.ndarray: # (n,) numbers from 0, in order of fi
     n = len(self)
     groups = n + _numbered([g or i for i, g in enumerate(self.groups)]) # '': nothing is known
     # a graph whose nodes are units and groups, and whose edges are images
-    graph = coo_array((np.ones(n, bool), (units, groups)), (2*n, 2*n))
-    return _numbered(connected_components(graph, directed=False)[1][units])
+    graph = sparse.coo_array((np.ones(n, bool), (units, groups)), (2*n, 2*n))
+    return _numbered(sparse.csgraph.connected_components(graph, directed=False)[1][units])
 
 def _numbered(names): # (n,) numbers in order of first occurrence
     return pd.factorize(names if isinstance(names, np.ndarray) else np.array([*names], object))[0]
@@ -246,7 +245,7 @@ def was_split_earlier(self:ImageSet,
 # %% ../../nbs/api/data/09_images.ipynb #07c9319e
 def _split_clusters(labels, clusters, fractions, rng): # (n,) part of each image; 0: the rest
     "Parts of whole clusters: the largest first, each goes where it brings a part nearest to its share of each class"
-    table = coo_array((np.ones(len(labels)), (clusters, labels))).tocsr() # images of each cluster and class
+    table = sparse.coo_array((np.ones(len(labels)), (clusters, labels))).tocsr() # images of each cluster and class
     total, free = np.bincount(labels), np.bincount(table.indices) # of each class: images, and clusters in no part yet
     target = np.maximum(1, np.outer([1-sum(fractions), *fractions], total)) # images, (n_parts, n_classes)
     n, part = np.zeros(target.shape), np.zeros(table.shape[0], int) # images in each part, part of each cluster

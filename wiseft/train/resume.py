@@ -176,7 +176,8 @@ def load(self:Checkpoint, learn:Learner):
     "Restore weights and optimizer; ValueError if the recipe differs"
     self.saved, position = read_training(self.file)
     then, now = position['recipe'], self.run_recipe
-    if learn.dls.train.source.images.was_split_earlier(str(then.get('images'))): raise ValueError(
+    images = getattr(learn.dls.train.source, 'images', None) # None: features
+    if images and images.was_split_earlier(str(then.get('images'))): raise ValueError(
         f'{self.file} was begun with the split of an earlier version, which divided groups between training and '
         'held-out images. Delete it and start again.')
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
