@@ -406,12 +406,12 @@ def test_a_table_of_files_labels_captions_and_groups(tmp_path):
     "As open_clip and FLYP write it: tabs, filepath and title, here with label and group"
     images = [(c, picture(i, "png"), "png") for i, c in enumerate(["cat"] * 20 + ["dog"] * 20)]
     as_files(tmp_path, "photos", images)
-    rows = [(f"photos/{c}/{i:03}.png", f"a photo of a {c}", c, f"camera {i % 2}") for i, (c, *_) in enumerate(images)]
+    rows = [(f"photos/{c}/{i:03}.png", f"a photo of a {c}", c, f"camera {i % 10}") for i, (c, *_) in enumerate(images)]
     rows[0] = (str(tmp_path / rows[0][0]), *rows[0][1:])  # paths may be absolute
     columns = ["filepath", "title", "label", "group"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "t.csv", sep="\t", index=False)
     suite = folder_suite(tmp_path / "t.csv", [])
-    assert suite.classnames == ["cat", "dog"] and set(suite.test.groups) == {"camera 0", "camera 1"}
+    assert suite.classnames == ["cat", "dog"] and len(set(suite.test.groups)) == 1
     table = evaluate(pico_classifier(suite.classnames), suite, metrics=["worst-group accuracy"], progress=False)
     assert table.n.tolist() == [4]
     pairs = captioned_images(tmp_path / "t.csv", tmp_path)

@@ -18,6 +18,7 @@ from threading import Lock
 from torch.utils.data import Dataset
 from ..base.lazy import sparse
 from ..base.text import printable
+from ..base.lazy import sparse
 from ..stats.table import ROLES
 from .decoding import as_picture, open_image
 from .hashes import check_remembered, content_hashes, file_hash, file_identities

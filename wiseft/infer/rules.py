@@ -75,8 +75,8 @@ def _validation_images(validation, finetuned): # `ImageSet`
         'finetune was given: the suite or folder, or of an ImageSet the tenth that it held out, '
         'images.split((.1,))[1].')
     if trained_with_split_groups(finetuned, images): raise ValueError(
-        f'The classifier was fine-tuned on some of the {len(images):,} images to choose alpha on, by an earlier version '
-        'that held out images by class alone, also of one group. Fine-tune again.')
+        f'The classifier was fine-tuned on some of the {len(images):,} images to choose alpha on, by an earlier '
+        'version that held out images by class alone, also of one group. Fine-tune again.')
     return images
 
 def _test_images_in_words(images): # 'test images of …', 'images of the shifted set …', or '' for validation images
