@@ -181,6 +181,8 @@ def test_the_earlier_split_is_recognized(work, tmp_path):
         choose_alpha(start, earlier, suite.train.split_from, progress=False)
     with pytest.warns(UserWarning, match="earlier version that held out images by class alone"):
         evaluate({"earlier": earlier}, suite, progress=False)
+    own = f"{suite.train.fingerprint}, crops"
+    assert not any(p.was_split_earlier(own) for p in (suite.train, suite.validation, suite.test))
     shutil.copytree("out", tmp_path / "run")
     shutil.rmtree(tmp_path / "run/finetuned"), shutil.rmtree(tmp_path / "run/averaged")
     shutil.copytree(tmp_path / "earlier", tmp_path / "run/finetuned")

@@ -255,11 +255,13 @@ def earlier_training_parts(self:ImageSet) -> list: # of `ImageSet`
 
 @patch
 def was_split_earlier(self:ImageSet,
-    trained_on:str # in a recipe: 'FINGERPRINT, crops (0.9, 1.0)'
+    trained_on:str|None # in a recipe: 'FINGERPRINT, crops (0.9, 1.0)'
 ) -> bool:
-    "Whether a training used the split of an earlier version, which divided groups, of what this is a part of"
-    earlier = self.split_from.earlier_training_parts() if self.split_from else []
-    return any(trained_on.split(',')[0] == part.fingerprint for part in earlier)
+    "Whether a training had some of these images because an earlier version, which divided groups, split the whole"
+    fingerprint = str(trained_on).split(',')[0]
+    if self.split_from is None or fingerprint == self.fingerprint: return False
+    parts = [p for p in self.split_from.earlier_training_parts() if p.fingerprint == fingerprint]
+    return any({*p.files()} & {*self.files()} for p in parts)
 
 # %% ../../nbs/api/data/09_images.ipynb #07c9319e
 def _split_clusters(labels, clusters, fractions, rng): # (n,) part of each image; 0: the rest

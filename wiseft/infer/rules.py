@@ -19,7 +19,7 @@ from ..data.labels import SPLITS, split_folders
 from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
-from .evaluation import trained_with_split_groups, was_trained_on
+from .evaluation import was_trained_on
 from .scores import groups_of, units_of
 from .ensembles import DEFAULT_ALPHAS, sweep
 
@@ -74,7 +74,7 @@ def _validation_images(validation, finetuned): # `ImageSet`
         f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others. Give what '
         'finetune was given: the suite or folder, or of an ImageSet the tenth that it held out, '
         'images.split((.1,))[1].')
-    if trained_with_split_groups(finetuned, images): raise ValueError(
+    if images.was_split_earlier(getattr(finetuned, 'recipe', {}).get('images')): raise ValueError(
         f'The classifier was fine-tuned on some of the {len(images):,} images to choose alpha on, by an earlier '
         'version that held out images by class alone, also of one group. Fine-tune again.')
     return images
