@@ -578,8 +578,8 @@ def test_bytes_of_a_sweep(given):
     before = held()
     other_device.core.reset()
     between = members(*ends, [.25, .5, .75], ["weight-space"], precision="bf16")
-    assert other_device.counts()["peak"] - before <= 1.7*tower
     built = held()
+    assert built - before <= 1.7*tower and other_device.counts()["peak"] - built <= 1.2*tower  # 64 tensors at a time
     table = evaluate(between, given.suite.test, batch_size=2, progress=False)
     assert held() - built <= tower/2 and table.precision.str.startswith("bf16 (").all()
 

@@ -94,8 +94,9 @@ def folder_of(held):
 def flat_folder_of(held):
     "Images of two of ImageNet's classes, named by their WordNet ids"
     (held.folder / "flat").mkdir()
-    for i, path in enumerate(held.files()):
-        Path(path).rename(held.folder / "flat" / f"{dict(cat='n02123045', dog='n02099601')[Path(path).parent.name]}_{i}.png")
+    ids = dict(cat="n02123045", dog="n02099601")
+    for i, path in enumerate(map(Path, held.files())):
+        path.rename(held.folder / "flat" / f"{ids[path.parent.name]}_{i}.png")
     return held.folder / "flat"
 
 

@@ -1,17 +1,18 @@
 "Tables whose rows don't belong together: every way to show them says so, once."
 import warnings
 
-import numpy as np
 import pytest
+from conftest import later
+from typer.testing import CliRunner
 
 from wiseft.shell.cli import app
-from wiseft.show.plots import plot_alpha, plot_frontier, plot_shifts
-from wiseft.show.report import write_report
 from wiseft.stats.caveats import reasons_to_doubt
 from wiseft.stats.robustness import robustness
 from wiseft.stats.table import CONTROL_MEAN, MEAN, compact, results_table, wide
 from wiseft.stats.table_io import append_results, write_results
-from typer.testing import CliRunner
+
+plot_alpha, plot_frontier, plot_shifts = later("wiseft.show.plots", "plot_alpha", "plot_frontier", "plot_shifts")
+write_report = later("wiseft.show.report", "write_report")
 
 SETS = {"photos": "reference", "line": "shift", "sketch": "shift"}
 VALUES = {("zero-shot", 0): (.76, .58, .60), ("weight-space", .5): (.87, .63, .66), ("fine-tuned", 1): (.86, .57, .61)}

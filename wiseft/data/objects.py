@@ -92,7 +92,8 @@ def _say_what_is_done(dataset, picture, name, transformed): # `picture`: the fir
         say_once(f"{name}: the dataset's own transform comes first (the first picture is then {size}); then the "
                  "classifier's resizes, crops, and normalizes.")
     def pixels(i):
-        x = dataset[i][0]
+        try: x = dataset[i][0]
+        except (OSError, ValueError): return None # unreadable images are counted later
         return x.detach().cpu().float().numpy() if hasattr(x, 'detach') else np.asarray(x)
     some = np.unique(np.linspace(0, len(dataset)-1, 8).astype(int)).tolist()
     if not all(np.array_equal(pixels(i), pixels(i)) for i in some): warn_user(

@@ -23,7 +23,8 @@ from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
-from .inference import broken_rows, check_not_broken, check_shape, common_transform, each_batch, evaluation_context
+from .inference import (broken_rows, check_not_broken, check_shape, common_transform, each_batch,
+                                    evaluation_context)
 from .members import Member, member
 from .shared_layers import shared_layers
 from .scores import KeptPredictions, Metric, Outcome, chosen_metrics, distinct_names, image_rows

@@ -120,7 +120,8 @@ def different_images(
     table:pd.DataFrame, # results
 ) -> list: # a sentence, or none
     "Warns of sets whose rows are of different images: their `data_fingerprint` differs"
-    known = table[table.data_fingerprint != ''] if 'data_fingerprint' in table else table[:0]
+    if 'data_fingerprint' not in table: return []
+    known = table[table.data_fingerprint != '']
     n = known.groupby('dataset', sort=False).data_fingerprint.nunique()
     names = [d for d in n.index[n > 1] if d not in MEANS] or [*n.index[n > 1]] # a mean alone: over different sets
     if not names: return []
