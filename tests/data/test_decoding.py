@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from wiseft.data.decoding import open_image
+from wiseft.data.decoding import UnreadableImage, open_image
 from wiseft.data.labels import image_folder
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.testing import pico_classifier
@@ -79,3 +79,15 @@ def test_a_picture_of_the_night_in_8_bits(tmp_path):
 def test_the_clear_gray_of_a_png_becomes_white(tmp_path, bits, row, grays):
     save_png(tmp_path / "1.png", (2, 1), bits, 0, [row], clear=b"\0\1")
     assert np.array(open_image(tmp_path / "1.png"))[0].tolist() == [[gray] * 3 for gray in grays]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_whose_last_rows_are_missing(tmp_path, mode):
+    "Though it has an end marker. Pillow shows what is missing as gray 128, in CMYK as 127."
+    path, noise = tmp_path / "1.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+    open_image(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2] + b"\xff\xd9")
+    with pytest.raises(UnreadableImage, match="last rows are missing"):
+        open_image(path)

@@ -11,7 +11,7 @@ from wiseft.base.lazy import Later, open_clip
 from wiseft.base.text import BadFile
 from wiseft.models.build import fill_model, quiet
 from wiseft.models.clip import load_clip
-from wiseft.models.open_clip_config import check_model_cfg
+from wiseft.models.open_clip_config import check_model_cfg, check_parameters
 from wiseft.models.testing import pico_clip
 from wiseft.weights.checkpoints import write_state_dict
 
@@ -156,6 +156,13 @@ def test_settings_of_a_newer_open_clip(tmp_path):
         write_state_dict(dict(weight=torch.ones(2)), tmp_path / "open_clip_model.safetensors")
         with pytest.raises(BadFile, match="argument 'timm_model_kwargs'.*pip install -U open_clip_torch"):
             load_clip(tmp_path)
+
+
+def test_an_architecture_far_larger_than_its_weights():
+    "May have twice their numbers and a million more."
+    check_parameters(lambda: torch.nn.Linear(1000, 1200, bias=False), 100_000, "their.json")
+    with pytest.raises(BadFile, match="their.json describes a CLIP of 1,200,001 parameters"):
+        check_parameters(lambda: torch.nn.Linear(1_200_001, 1, bias=False), 100_000, "their.json")
 
 
 def test_one_warning_alone_is_silenced():

@@ -1,11 +1,8 @@
-"What leaves wiseft: ONNX, torch.export, transformers, halves, model cards and the hub, as other programs see them."
-import base64
+"What leaves wiseft: ONNX, torch.export, transformers, and halves, as other programs see them."
 import json
 import os
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -23,7 +20,7 @@ from wiseft.models.open_clip_config import read_json, write_json
 from wiseft.models.export import export_classifier
 from wiseft.models.load import load_classifier
 from wiseft.weights.merge import interpolate
-from wiseft.base.lazy import Later, huggingface_hub, open_clip, timm, torchvision
+from wiseft.base.lazy import Later, open_clip, timm, torchvision
 
 onnx, onnxruntime = Later("onnx"), Later("onnxruntime")
 
@@ -152,63 +149,6 @@ def test_halves_know_their_parents(classifier, tmp_path, precision):
     assert interpolate(start, end).parents == [start.hash, end.hash]
     weights = load_file(tmp_path / "half/open_clip_model.safetensors")
     assert {t.dtype for t in weights.values()} == {torch.float16 if precision == "fp16" else torch.bfloat16}
-
-
-COMMIT = 40 * "1"
-
-
-class Hub(BaseHTTPRequestHandler):
-    "As much of the hub as an upload asks for; what arrives is kept by name."
-    def do_POST(self):
-        body, path = self.rfile.read(int(self.headers["Content-Length"])), self.path.partition("?")[0]
-        answer = dict(url=f"{self.server.address}/me/mine", errors=[], warnings=[])
-        if path.endswith("/preupload/main"):
-            files = json.loads(body)["files"]
-            answer["files"] = [dict(path=f["path"], uploadMode="regular", shouldIgnore=False) for f in files]
-        if path.endswith("/commit/main"):
-            lines = [json.loads(line) for line in body.splitlines()]
-            files = [line["value"] for line in lines if line["key"] == "file"]
-            self.server.files.update({f["path"]: base64.b64decode(f["content"]) for f in files})
-            url = f"{self.server.address}/me/mine/commit/{COMMIT}"
-            answer |= dict(commitUrl=url, commitOid=COMMIT, pullRequestUrl=None)
-        self.server.requests.append(path)
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    do_GET = do_POST
-
-    def log_message(self, *args):
-        "Nothing on standard error."
-
-
-@pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.requests, server.address = {}, [], f"http://127.0.0.1:{server.server_port}"
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-
-
-PUSH = "import sys; from wiseft.show.card import push_to_hub; print(push_to_hub(*sys.argv[1:]))"
-
-
-@pytest.mark.slow
-def test_push(classifier, hub, tmp_path):
-    "What arrives at a server in the hub's layout is the folder, and loads."
-    classifier.save(tmp_path / "saved")
-    settings = dict(HF_ENDPOINT=hub.address, HF_TOKEN="hf_none", HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"))
-    env = os.environ | settings
-    done = subprocess.run([sys.executable, "-c", PUSH, tmp_path / "saved", "me/mine"], env=env, text=True, check=True,
-                          capture_output=True)
-    assert done.stdout.strip() == f"{hub.address}/me/mine/commit/{COMMIT}"
-    (tmp_path / "arrived").mkdir()
-    for name, content in hub.files.items():
-        (tmp_path / "arrived" / name).write_bytes(content)
-    assert load_classifier(tmp_path / "arrived").hash == classifier.hash
-    assert huggingface_hub.ModelCard(hub.files["README.md"].decode()).data.library_name == "wiseft"
 
 
 def run(*words):

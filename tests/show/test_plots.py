@@ -4,7 +4,7 @@ from PIL import Image
 
 from wiseft.shell.report import draw_pictures
 from wiseft.show.plot_data import initial_name
-from wiseft.stats.table import results_table
+from wiseft.stats.table import METHODS, results_table
 
 
 def table(*methods):
@@ -27,3 +27,11 @@ def test_pictures_have_the_resolution_of_print(tmp_path):
     assert [p.stem for p in pictures] == ["alpha", "frontier", "shifts"]
     for p in pictures:
         assert Image.open(p).info["dpi"] == pytest.approx((150, 150), abs=.1)
+
+
+def test_methods_have_different_colors():
+    "The known ones, and a dozen others after them."
+    from wiseft.show.style import COLORS
+
+    names = [*METHODS, *(f"mine {i}" for i in range(12))]
+    assert len({tuple(COLORS[name]) for name in names}) == len(names)

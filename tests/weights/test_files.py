@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import python
 
-from wiseft.weights.files import write_merged
+from wiseft.weights.files import merge_files, write_merged
+from wiseft.weights.recipes import merge_by_recipe
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
 from wiseft.weights.tensors import weighted_sum
 
@@ -52,3 +53,16 @@ def test_integers_keep_their_place_when_weights_become_smaller(tmp_path):
     write_merged(None, [tmp_path / "0.safetensors"], tmp_path / "out.safetensors", "uniform soup", dtype=torch.float16)
     merged = TensorFile(tmp_path / "out.safetensors").read()
     assert all(torch.equal(merged[k].to(t), t) for k, t in state.items())
+
+
+def test_a_recipe_lies_beside_a_merge_that_can_be_carried_out_again(tmp_path):
+    "Not where the result replaces one of its models."
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for i, path in enumerate(paths):
+        write_tensors(path, dict(a=torch.full((2,), float(i))))
+    merge_files(paths, None, tmp_path / "out.safetensors")
+    again = merge_by_recipe(tmp_path / "out.recipe.yml", tmp_path / "again.safetensors")
+    assert TensorFile(again)["a"].tolist() == TensorFile(tmp_path / "out.safetensors")["a"].tolist() == [.5, .5]
+    merge_files(paths, None, paths[0], force=True)
+    assert TensorFile(paths[0])["a"].tolist() == [.5, .5]
+    assert not (tmp_path / "0.recipe.yml").exists()

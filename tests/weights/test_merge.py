@@ -13,7 +13,7 @@ from wiseft.weights.files import merge_files
 from wiseft.weights.merge import average, interpolate, merge
 from wiseft.weights.path import WeightPath
 from wiseft.weights.safetensors_io import write_tensors
-from wiseft.weights.tensors import weighted_sum
+from wiseft.weights.tensors import check_compatible, weighted_sum
 
 finetune = later("wiseft.train.learner", "finetune")
 sweep = later("wiseft.infer.ensembles", "sweep")
@@ -87,6 +87,13 @@ def test_quantized_weights_are_refused(dtype, tmp_path):
         merge_files([a, b], None, out)
     assert not out.exists()
     merge_files([a, write("c.safetensors", [[1, 2]], 1.5, 9)], None, out)
+
+
+@pytest.mark.parametrize("n, more", [(1, ""), (3, r" \(and 2 more\)")])
+def test_tensors_of_other_shapes_are_counted(n, more):
+    z, f = ({k: torch.ones(size) for k in "abc"[:n]} for size in (2, 3))
+    with pytest.raises(ValueError, match=rf"'a' has shape \(2,\) in zeroshot and \(3,\) in finetuned{more}\."):
+        check_compatible(z, f)
 
 
 def test_a_mask_with_infinite_values_is_no_diverged_training():
