@@ -157,7 +157,11 @@ def test_killed_and_resumed(here, uninterrupted, every, last):
 
 
 def test_ctrl_c_leaves_a_whole_checkpoint(here, uninterrupted):
-    assert stop_at(start(here, "stopped", 4, pause=10), 10, signal.SIGINT) != 0
+    process = start(here, "stopped", 4, pause=10)
+    process.wait(lambda lines: "10" in lines)
+    os.kill(process.process.pid, signal.SIGINT)  # the first asks for a checkpoint after the step, which sleeps
+    time.sleep(0.5)
+    assert process.end(signal.SIGINT) != 0
     assert os.listdir(here / "stopped") == ["checkpoint.safetensors"]  # nothing half-written beside it
     assert not (here / "stopped-classifier").exists()
     state, position = tensors(here / "stopped/checkpoint.safetensors")
