@@ -1895,7 +1895,8 @@ def _(page):
         again = outline().mean(m[column], "shift" if r.dataset == "mean over shifts" else r.dataset)
         if abs(again - r.value) > 1e-6:
             page.wrong.append(f"results.csv: {column} on {r.dataset} is {r.value}, recomputed {again:.6f}")
-    page.shows("mean = combine_seeds(results)", *[percents(m[k], order) for k in ("zero-shot", *METHODS)])
+    by_alpha = "zero-shot", "weight-space", "logits", "probabilities", "fine-tuned"
+    page.shows("mean = combine_seeds(results)", *[percents(m[k], order) for k in by_alpha])
     side = {(k, on): 100 * outline().mean(m[k], on) for k in ("zero-shot", *METHODS) for on in BOTH}
     ordered = ["fine-tuned", "logits", "probabilities", "weight-space", "zero-shot"]
 

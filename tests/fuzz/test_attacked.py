@@ -32,7 +32,8 @@ READ_UNATTACKED = {
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/run._write_arrays": BENCH,
     "bench/run._write_or_check_plan": BENCH, "bench/run._update_families": BENCH,
-    "shell/run._write_commands": COMMAND, "show/ask.ask": COMMAND,
+    "shell/run._write_commands": COMMAND, "shell/run._do_steps": COMMAND, "shell/run.write": COMMAND,
+    "show/ask.ask": COMMAND,
     "shell/bench._write_bench": BENCH,
     "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
     "shell/run.demo": SAME, "shell/report.plot": SAME, "shell/merge._merge_classifiers": COMMAND,
