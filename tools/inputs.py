@@ -85,4 +85,4 @@ def store(page, files):
 def unchanged(page):
     "Whether a page and all that its outputs depend on are as they were when it ran for `make refresh`."
     kept = stored().get(str(page))
-    return bool(kept) and kept["hash"] == digest(page, kept["files"].split("|"))
+    return bool(kept) and kept["hash"] == digest(page, kept["files"].split("|") if kept["files"] else [])
