@@ -87,6 +87,10 @@ def test_a_later_format_is_refused(tmp_path):
     changed_card(tmp_path / "saved", format=99, classnames=...)  # which may lack what ours has
     with pytest.raises(BadFile, match=r"wiseft.json was written by a later version .* format is 99.* Update wiseft"):
         load_classifier(tmp_path / "saved")
+    pico_classifier(["a", "b"]).save(tmp_path / "saved", force=True)
+    changed_card(tmp_path / "saved", format="2")
+    with pytest.raises(BadFile, match="'format'"):
+        load_classifier(tmp_path / "saved")
 
 
 def test_a_card_without_alpha_is_a_bad_file(tmp_path):

@@ -111,6 +111,8 @@ def test_a_mask_with_infinite_values_is_no_diverged_training():
         interpolate(model(1.0, 0.0), f)
     with pytest.raises(ValueError, match="NaN or infinite weights in base: 'weight'"):
         interpolate(model(torch.nan, -torch.inf), model(torch.nan, -torch.inf))
+    with pytest.raises(ValueError, match="NaN or infinite weights in base: 'mask'"):
+        interpolate(model(1.0, torch.inf), model(2.0, torch.inf))
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 3), dtype=np.uint8), np.arange(8) % 2

@@ -89,7 +89,8 @@ def _card_hash(card): # 64 hexadecimal digits
 
 # %% ../../nbs/api/models/02_save.ipynb #4bc75e68
 _kinds = dict(classnames=list, templates=list, parents=list, head=(dict, type(None)), alpha=(int, float, type(None)),
-              hash=str, metrics=dict, recipe=dict, clip=dict, precision=str, versions=dict, files=dict)
+              hash=str, metrics=dict, recipe=dict, clip=dict, precision=str, versions=dict, files=dict,
+              format=(int, type(None)))
 
 def _check_card(card, path):
     "BadFile unless a card is in our format and has all its keys, with values of their types"

@@ -70,9 +70,9 @@ def _is_finite(t):
 def is_same_mask(
     tensors:list # one tensor of each model
 ) -> bool:
-    "Whether all models have one tensor with infinite values, such as the causal mask of an attention"
+    "Whether all models have one tensor with −∞, such as the causal mask of an attention"
     first, *others = tensors
-    if not is_weight(first) or _is_finite(first): return False
+    if not is_weight(first) or _is_finite(first) or (first == torch.inf).any(): return False
     return all(torch.equal(first, t.to(first.device)) for t in others)
 
 def is_running_statistic(name:str) -> bool: # name of a tensor
