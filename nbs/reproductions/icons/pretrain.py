@@ -223,7 +223,8 @@ def export(args):
     rows[seen] = True
     state['token_embedding.weight'] = torch.where(rows[:, None], state['token_embedding.weight'],
                                                   torch.zeros((), dtype=torch.half))
-    folder = DATA/'iconclip' if ck['tower'] == 'resnet' else BUILD/ck['tower']  # the others are for studies
+    usual = DATA/'iconclip' if ck['tower'] == 'resnet' else BUILD/ck['tower']  # the others are for studies
+    folder = args.to or usual
     folder.mkdir(parents=True, exist_ok=True)
     tmp = folder/'model.tmp'
     save_file({k: v.contiguous() for k, v in state.items()}, tmp, metadata={'format': 'pt'})
@@ -351,6 +352,7 @@ def main():
     p.add_argument('--seconds', type=float, help='stop after so much processor time')
     p.add_argument('--out', type=Path, default=BUILD/'run')
     p.add_argument('--log-file', type=Path, default=LOG)
+    p.add_argument('--to', type=Path, help='folder to export to; default: the embedded one, or build/icons/TOWER')
     p.add_argument('--score', action='store_true')
     p.add_argument('--export', action='store_true')
     p.add_argument('--towers', type=float)
