@@ -27,6 +27,10 @@ def _minus(text): return re.sub(r'(?<![\w-])-(?=\d)', '−', text)
 
 _environment.filters['minus'] = _minus
 
+def _heading(title): return Markup('<h2 id="{}">{}</h2>').format(re.sub(r'\W+', '-', title.lower()), title)
+
+_environment.filters['heading'] = _heading
+
 # %% ../../nbs/api/show/04_html.ipynb #0ff1c04c
 _TABLE = """<div class="scroll" tabindex="0" role="region" aria-label="table"><table>
 <thead><tr>
@@ -53,20 +57,29 @@ def html_table(
     return render(_TABLE, frame=frame, numeric=numeric, text=text)
 
 # %% ../../nbs/api/show/04_html.ipynb #5a0c11da
-_SECTION = """<h2>{{ title }}</h2>
+_SECTION = """{% if folded %}
+<details>
+<summary>{{ title|heading }}</summary>
+{% else %}
+{{ title|heading }}
+{% endif %}
 {% if about %}
 <p class="soft">{{ about }}</p>
 {% endif %}
-{{ table }}"""
+{{ table }}
+{% if folded %}
+</details>
+{% endif %}"""
 
 def html_section(
     title:str,
     frame:pd.DataFrame,
     about:str='', # text between the heading and the table
     digits:int=1, # as in `html_table`
+    folded:bool=False, # only the heading, until one opens it; on paper all of it
 ) -> Markup:
     "A heading, a text, and a table"
-    return render(_SECTION, title=title, about=about, table=html_table(frame, digits))
+    return render(_SECTION, title=title, about=about, table=html_table(frame, digits), folded=folded)
 
 # %% ../../nbs/api/show/04_html.ipynb #d0674da4
 def drop_empty(
@@ -87,7 +100,7 @@ def _data_url(picture, kind): return f'data:image/{kind};base64,{base64.b64encod
 
 _FIGURE = """<figure data-kind="{{ kind }}">
 <div class="scroll" tabindex="0" role="region" aria-label="picture">
-<div class="frame"><img class="plot" alt="{{ alt|minus }}" src="{{ src }}"></div></div>
+<div class="frame"><img class="plot" alt="{{ alt|minus }}" src="{{ src }}">{{ over }}</div></div>
 <figcaption>{{ caption|minus }}</figcaption></figure>"""
 
 def html_figure(
@@ -95,11 +108,13 @@ def html_figure(
     fig:object,  # matplotlib's `Figure`
     alt:str,     # alternative text
     caption:str,
+    over:Markup='', # HTML in front of the picture
 ) -> Markup:
     "A picture inside the page, as wide as the page"
     png = io.BytesIO()
     fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
-    return render(_FIGURE, kind=kind, alt=alt, caption=caption, src=_data_url(png.getvalue(), 'png'))
+    return render(_FIGURE, kind=kind, alt=alt, caption=caption, over=over,
+                  src=_data_url(png.getvalue(), 'png'))
 
 # %% ../../nbs/api/show/04_html.ipynb #5a0c11dd
 def thumbnail(
@@ -120,11 +135,23 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-:root { color-scheme: light dark; --fg:#1c1c1c; --bg:#fff; --soft:#5a5a5a; --line:#dcdcdc; }
-@media (prefers-color-scheme: dark) { :root { --fg:#e6e6e6; --bg:#17191c; --soft:#a3a8ae; --line:#3a3e44; } }
+:root { color-scheme: light dark; --fg:#1c1c1c; --bg:#fff; --soft:#5a5a5a; --line:#dcdcdc; --box:#f4f7fa; --blue:#0b6fae; }
+@media (prefers-color-scheme: dark) { :root { --fg:#e6e6e6; --bg:#17191c; --soft:#a3a8ae; --line:#3a3e44; --box:#20252b;
+  --blue:#5db4ee; } }
 body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--bg); max-width:66rem;
   margin:2rem auto; padding:0 1rem; overflow-wrap:anywhere; }
-h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
+h1 { line-height:1.2; } h2 { margin-top:2.5rem; scroll-margin-top:1rem; } .lead { font-size:1.2rem; }
+nav { font-size:.9rem; } nav ul { list-style:none; padding:0; margin:0; } nav a { color:var(--blue); }
+@media (max-width:72rem) { nav ul { display:flex; flex-wrap:wrap; gap:.2rem 1rem; } }
+@media (min-width:72rem) { nav { position:fixed; top:2.5rem; left:1rem; width:11rem; line-height:1.3; }
+  nav li { margin-bottom:.5rem; } body:has(nav) { margin-left:max(14rem, 50vw - 33rem); } }
+details { border-bottom:1px solid var(--line); } summary { cursor:pointer; padding:.5rem 0; }
+  summary :is(h2, h3) { display:inline; font-size:1.15rem; }
+.verdict { background:var(--box); border-left:6px solid var(--blue); border-radius:8px; padding:.8rem 1.2rem;
+  margin:1rem 0; } .verdict p { margin:.3rem 0; } .verdict .lead { font-weight:700; font-size:1.4rem; }
+.numbers { display:flex; flex-wrap:wrap; gap:.6rem 3rem; margin:.8rem 0; } .numbers dd { margin:0; font-size:1.8rem;
+  line-height:1.2; font-weight:600; } .numbers dt, .numbers small { color:var(--soft); font-size:.9rem;
+  font-weight:400; } .numbers small { display:block; }
 figure { margin:1.5rem 0; } .plot { display:block; width:100%; height:auto;
   background:#fff; border-radius:6px; }
 @media screen and (max-width:38rem) { .frame { width:36rem; } [data-kind=alpha] .frame { width:44rem; }
@@ -136,7 +163,7 @@ figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600;
   linear-gradient(90deg, #8888, transparent) 0/1.2rem 100% no-repeat,
   linear-gradient(270deg, #8888, transparent) 100%/1.2rem 100% no-repeat; }
 th:first-child, td:first-child { position:sticky; left:0; background:var(--bg); }
-.warn { border-left:4px solid #c62828; padding-left:.6rem; }
+.warn { border-left:3px solid #c98a00; padding-left:.6rem; color:var(--soft); font-size:.9rem; }
 table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap;
   vertical-align:bottom; } thead th { white-space:normal; overflow-wrap:normal; } .n { text-align:right; }
@@ -144,13 +171,33 @@ th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid
   .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
 .cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3;
   border-left:4px solid #2e7d32; padding-left:.5rem; } .cards .lost { border-color:#c62828; }
-@media print { body { max-width:none; margin:0; font-size:11px; }
+.frame { position:relative; } .rings { position:absolute; inset:0; width:100%; height:100%; }
+.ring { fill:none; stroke:#1c1c1c; stroke-width:2.5; }
+.stops { display:flex; flex-wrap:wrap; border:0; padding:0; margin:1rem 0; } .stops legend { font-size:.9rem;
+  color:var(--soft); } .stops span { flex:1 1 1.7rem; text-align:center; position:relative; }
+.stops span::before { content:""; position:absolute; left:0; right:0; top:.8rem; border-top:3px solid var(--line); }
+.stops input { position:relative; width:1.2rem; height:1.2rem; margin:.3rem 0 0; accent-color:var(--blue); }
+.stops label { display:block; font-size:.8rem; line-height:1.1; cursor:pointer; overflow-wrap:normal; }
+.pair { display:grid; grid-template-columns:repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap:0 2rem; max-width:52rem; }
+.pair .frame { width:auto; } .pair figcaption::before { content:none !important; }
+.confused td, .confused th { padding:.25rem .5rem; } .confused tbody th { font-weight:400; }
+.shade1 { background:#0072b21a; } .shade2 { background:#0072b240; } .shade3 { background:#0072b266; }
+.shade4 { background:#0072b28c; } .shade5 { background:#0072b2a6; }
+@media print { body, body:has(nav) { max-width:none; margin:0; font-size:11px; } nav, .stops { display:none; }
+  details::details-content { content-visibility:visible; block-size:auto; }
   .scroll { overflow:visible; background:none; } table { font-size:10px; }
   th, td { white-space:normal; overflow-wrap:break-word; padding-right:.4rem; }
   figure, tr, li { break-inside:avoid; } h2, h3 { break-after:avoid; } }
 </style>
 </head>
 <body>
+{% if contents %}
+<nav aria-label="Contents"><ul>
+{% for anchor, words in contents %}
+<li><a href="#{{ anchor }}">{{ words }}</a></li>
+{% endfor %}
+</ul></nav>
+{% endif %}
 <main>
 <h1>{{ title }}</h1>
 {{ body }}
@@ -164,8 +211,9 @@ def html_page(
     title:str,
     body:Markup, # its parts
 ) -> Markup:
-    "A self-contained page of HTML, with its styles"
-    return render(_PAGE, title=title, body=body)
+    "A self-contained page of HTML, with its styles and a list of its headings"
+    headings = [(anchor, Markup(words)) for anchor, words in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)]
+    return render(_PAGE, title=title, body=body, contents=headings)
 
 def write_page(
     path:str|Path, # HTML file
