@@ -26,7 +26,7 @@ def kept(suite):
     table = table.loc[list(zip(rows.dataset, rows.file))]
 
     def of(column, method, alpha):
-        who = dict(classifier="iconclip", tuning="", method=method, alpha=alpha, precision="fp32", seed=SEED)
+        who = dict(classifier="iconclip", tuning="" if alpha == 0 else "plain", method=method, alpha=alpha, precision="fp32", seed=SEED)
         return who, classes.get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
 
     methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5),
@@ -101,7 +101,8 @@ def test_the_answer_comes_first(page):
     assert links["x"] + links["width"] <= main["x"] and main["x"] + main["width"] <= 1280
     for link in page.locator("nav a").all():
         link.click()
-        assert page.locator(page.evaluate("location.hash")).is_visible()
+        anchor = page.evaluate("decodeURIComponent(location.hash.slice(1))")
+        assert page.locator(f"[id=\"{anchor}\"]").is_visible()
 
 
 def test_every_classifier_from_the_keyboard(page, report):
