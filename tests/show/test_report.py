@@ -26,7 +26,8 @@ def kept(suite):
     table = table.loc[list(zip(rows.dataset, rows.file))]
 
     def of(column, method, alpha):
-        who = dict(classifier="iconclip", tuning="" if alpha == 0 else "plain", method=method, alpha=alpha, precision="fp32", seed=SEED)
+        tuning = "" if method == "zero-shot" else "plain"
+        who = dict(classifier="iconclip", tuning=tuning, method=method, alpha=alpha, precision="fp32", seed=SEED)
         return who, classes.get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
 
     methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5),

@@ -53,7 +53,7 @@ def accuracy_words(
     if dataset==CONTROL_MEAN:
         return f'Mean accuracy over {len(control)} control sets' if len(control)>1 else f'Accuracy on {control[0]}'
     if dataset==MEAN and len(shifts)==1: dataset = shifts[0]
-    if dataset==MEAN: return f'Mean accuracy over {len(shifts)} shifted sets' if len(shifts) else 'Mean accuracy over shifts'
+    if dataset==MEAN: return f'Mean accuracy over {f"{len(shifts)} shifted sets" if len(shifts) else "shifts"}'
     return f'Accuracy on {dataset}'
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #a717626f

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ..stats.table import CONTROL_MEAN, MEAN, INITIAL
 from ..stats.table import check_fraction, check_single, dataset_order, own_means, reference_set
-from .style import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
-                               percent_ticks, styled)
+from .style import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside,
+                               new_figure, percent_ticks, styled)
 from .plot_data import (ENDS, NAMES, POINT_KEYS, accuracy_words, curves, frontier, initial_name,
                                    known_baselines, labeled, shift_rows, single_points, without_repetition)
 
@@ -187,7 +187,8 @@ def _draw_sets(ax, curves, reference, x, y): # curves: set -> table with the col
         own, alone = name == reference, name == reference or len(shifts) == 1
         label = name if alone else '_' if k else f'{len(shifts)} shifted sets'
         color = COLORS['weight-space' if own else 'fine-tuned']
-        ax.plot(curves[name][x], curves[name][y], color=color, lw=2 if own else 1.2, alpha=1 if alone else .5, label=label)
+        ax.plot(curves[name][x], curves[name][y], color=color, lw=2 if own else 1.2, alpha=1 if alone else .5,
+                label=label)
 
 def _square(xlabel, ylabel): # axes from 0 to 100 %
     ax = new_figure(4.4, 3.4).subplots()

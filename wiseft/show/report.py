@@ -22,10 +22,11 @@ from ..infer.scores import prediction_rows, score
 from ..analysis.flips import changed_images, forgotten_images, some_changes
 from ..analysis.forgetting import what_it_forgot
 from ..analysis.classes import by_class, confusion_matrix, reliability, roc_curve
-from .plot_data import (ENDS, NAMES, POINT_KEYS, curves, known_baselines, initial_name, labeled, number_in_words,
-                                   single_points, verdict_numbers, without_repetition)
+from .plot_data import (ENDS, NAMES, POINT_KEYS, curves, known_baselines, initial_name, labeled,
+                                   number_in_words, single_points, verdict_numbers, without_repetition)
 from .plots import pictures, plot_reliability, plot_roc
-from .html import drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail, write_page
+from .html import (DPI, drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail,
+                              write_page)
 from .card import recipe_lines
 
 # %% ../../nbs/api/show/06_report.ipynb #193510d7
@@ -71,8 +72,9 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
     yield from _table_sections(everything, alpha)
     if comparisons is not None: yield _comparison_section(comparisons)
     yield from _source_sections(table)
-    if recipe: yield html_section('How it was fine-tuned', pd.DataFrame(recipe_lines(recipe), columns=['what', 'value']),
-                                  folded=True)
+    if recipe:
+        lines = pd.DataFrame(recipe_lines(recipe), columns=['what', 'value'])
+        yield html_section('How it was fine-tuned', lines, folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #76530d27
 def headline(
@@ -207,7 +209,8 @@ def _robustness_section(table, alpha): # yields HTML
     if (r.note!='').any(): shown['note'] = r.note
     yield html_section('Robustness', shown,
         'ρ is effective robustness, accuracy above what standard models of that reference accuracy have; τ is relative '
-        f'robustness, the gain over the classifier before fine-tuning. Baselines: {"; ".join(dict.fromkeys(r.fit))}.', folded=True)
+        f'robustness, the gain over the classifier before fine-tuning. Baselines: {"; ".join(dict.fromkeys(r.fit))}.',
+        folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #321e3b73
 _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
@@ -299,6 +302,7 @@ def _interval_in_words(low, high): return '' if pd.isna(low) else f' ({100*low:.
 def _frontier_with_rings(p, table, stops): # HTML; p: `Picture`
     "The frontier, with a ring around the point of each stop"
     [ax], rings = p.figure.axes, []
+    p.figure.set_dpi(DPI) # the layout depends on it
     p.figure.draw_without_rendering()
     width, height = p.figure.bbox.size
     values = table.set_index('dataset')
@@ -314,7 +318,7 @@ def _frontier_with_rings(p, table, stops): # HTML; p: `Picture`
 _RINGS = """<svg class="rings" viewBox="0 0 {{ width }} {{ height }}" aria-hidden="true">
 {% for x, y in rings %}
 {% if x == x and y == y %}
-<circle class="ring" id="ring{{ loop.index }}" cx="{{ x|round(1) }}" cy="{{ y|round(1) }}" r="13"></circle>
+<circle class="ring" id="ring{{ loop.index }}" cx="{{ x|round(1) }}" cy="{{ y|round(1) }}" r="18"></circle>
 {% endif %}
 {% endfor %}
 </svg>"""
@@ -341,7 +345,8 @@ def _class_panel(stop, predictions): # HTML; '' where its predictions are not ke
     n = of_reference.label.nunique()
     t = by_class(of_reference, _WORST if n > _MOST_CLASSES else None)
     few = f' These {_WORST} of {n} classes have the lowest recall.' if n > _MOST_CLASSES else ''
-    if (t.low.isna() | (t.precision_low.isna() & (t.answers > 0))).any(): few += ' There is no interval where an estimate is of fewer than five groups.'
+    no_interval = t.low.isna() | (t.precision_low.isna() & (t.answers > 0))
+    if no_interval.any(): few += ' There is no interval where an estimate is of fewer than five groups.'
     note = ('On the reference. Recall: how many images of the class are right. Precision: how many of the images that '
             f'it takes for the class are right.{few}')
     shown = pd.DataFrame({'class': t.index.astype(str), 'images': t.images, 'recall, %': 100*t.recall,
@@ -391,9 +396,10 @@ def _confidence_figures(answers, of_classes): # list of HTML
     "Reliability of every set; of two classes the ROC curve"
     sets = {d: rows for d, rows in answers[answers.role!='control'].groupby('dataset', sort=False, observed=True)}
     reference = reference_rows(answers).dataset.iloc[0]
-    figures = [html_figure('reliability', plot_reliability({d: reliability(rows) for d, rows in sets.items()}, reference),
-                           'Accuracy against confidence. On the dotted line both are equal',
-                           'Is its confidence right? Below the dotted line it is too confident. Bars are 95 % intervals.')]
+    figure = plot_reliability({d: reliability(rows) for d, rows in sets.items()}, reference)
+    figures = [html_figure(
+        'reliability', figure, 'Accuracy against confidence. On the dotted line both are equal',
+        'Is its confidence right? Below the dotted line it is too confident. Bars are 95 % intervals.')]
     names = list(of_classes.index)
     both = {d: rows for d, rows in sets.items() if {*rows.label} == {*names} >= {*rows.predicted.dropna()}}
     if len(names) != 2 or reference not in both: return figures
