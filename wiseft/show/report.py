@@ -7,7 +7,6 @@ __all__ = ['write_report', 'headline']
 
 # %% ../../nbs/api/show/06_report.ipynb #819bd765
 import numpy as np, pandas as pd
-from markupsafe import Markup
 from pathlib import Path
 from ..base.text import counted
 from ..stats.table import MEAN, INITIAL, UNBOUNDED
