@@ -264,8 +264,8 @@ def test_a_report_shows_what_was_forgotten(tmp_path, start, ends, pets, task):
     assert len(lost) == was_lost.sum() and lost.back.sum() == right["weight-space"].to_numpy()[was_lost].sum()
     assert f"Of 60 images {len(lost)} were forgotten" in page and 'data-kind="control"' in page
     assert html.escape(say_forgetting(forgetting(predictions))).split(": ")[0] in page[:page.index("<figure")]
-    what = page[page.index("What it forgot"):]
-    assert what[:what.index("<h2>")].count('class="small"') == min(12, len(lost))
+    what = page[page.index("What it forgot</h2>"):]
+    assert what[:what.index("<h2 ")].count('class="small"') == min(12, len(lost))
     value = table.set_index(["method", "dataset"]).value["weight-space", CONTROL_MEAN]
     assert f'<td class="n">{100 * value:.1f}</td>' in page[page.index("Accuracy in percent"):]
     predictions.members = [m for m in predictions.members if m[0]["method"] in ("zero-shot", "fine-tuned")]

@@ -26,7 +26,8 @@ def kept(suite):
     table = table.loc[list(zip(rows.dataset, rows.file))]
 
     def of(column, method, alpha):
-        who = dict(classifier="iconclip", tuning="", method=method, alpha=alpha, precision="fp32", seed=SEED)
+        tuning = "" if method == "zero-shot" else "plain"
+        who = dict(classifier="iconclip", tuning=tuning, method=method, alpha=alpha, precision="fp32", seed=SEED)
         return who, classes.get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
 
     methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5),
@@ -66,6 +67,7 @@ def page(browser, report):  # noqa: F811
 
 
 def test_small_pictures_are_of_the_predictions(page, report):
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     table, shown = report[2], page.locator(".cards li").evaluate_all(
         "all => all.map(e => [e.dataset.file, e.className, e.innerText, e.querySelector('img').naturalWidth])")
     by_file = table.reset_index().set_index("file")
@@ -89,6 +91,74 @@ def test_everybody_can_read_it(page, width, colors):
     assert not page.evaluate(STICKING_OUT)
 
 
+def test_the_answer_comes_first(page):
+    "Verdict, what changed, slider and frontier, pictures, folded tables; and the contents lead there."
+    order = page.evaluate("""() => ['.verdict', '#what-changed', '.stops', '[data-kind=frontier]', '[data-kind=shifts]',
+        '#accuracy-in-percent'].map(e => document.querySelector(e).getBoundingClientRect().top)""")
+    assert order == sorted(order)
+    assert page.locator(".numbers dd").count() == 3 and page.locator(".numbers small").count() == 3
+    page.set_viewport_size(dict(width=1280, height=800))
+    links, main = page.locator("nav").bounding_box(), page.locator("main").bounding_box()
+    assert links["x"] + links["width"] <= main["x"] and main["x"] + main["width"] <= 1280
+    for link in page.locator("nav a").all():
+        link.click()
+        anchor = page.evaluate("decodeURIComponent(location.hash.slice(1))")
+        assert page.locator(f"[id=\"{anchor}\"]").is_visible()
+
+
+def test_every_classifier_from_the_keyboard(page, report):
+    "Each stop shows its accuracies, recalls, and place in the frontier; nothing of another one"
+    table = report[1].query("metric == 'accuracy' and dataset == 'reference'")
+    page.locator(".stops input").first.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    names, rings = [], set()
+    for _ in range(page.locator(".stops input").count()):
+        panel, ring = (page.locator(e).locator("visible=true") for e in (".panel", ".ring"))
+        assert panel.count() == ring.count() == 1
+        names.append(panel.locator("b").inner_text())
+        rings.add((ring.get_attribute("cx"), ring.get_attribute("cy")))
+        alpha = {"Zero-shot": 0, "Fine-tuned": 1}.get(names[-1]) or float(names[-1].partition("α = ")[2] or 0)
+        own = table[(table.alpha - alpha).abs() < 1e-9]
+        own = own[own.method.isin(["zero-shot", "fine-tuned", "weight-space"])]
+        assert f": {100 * own.value.iloc[0]:.1f}\N{NO-BREAK SPACE}%" in panel.inner_text()
+        page.keyboard.press("ArrowRight")
+    assert len({*names}) == len(rings) == len(names) == 11
+    assert page.locator("[data-kind=reliability]").count() == 3, "of those whose answers are there"
+
+
+def test_two_classes_and_one_shift(browser, tmp_path):  # noqa: F811
+    "A confusion matrix and a ROC curve; the single shifted set isn't shown a second time as a mean."
+    import numpy as np
+    from wiseft.data.images import ImageSet
+    from wiseft.infer.scores import KeptPredictions, image_rows, score
+    from wiseft.show.report import write_report
+
+    rng, names, labels = np.random.default_rng(0), ["cat", "dog"], np.repeat([0, 1], [60, 40])
+    sets = {name: ImageSet(name, [f"{name}/{i}.png" for i in range(100)], labels, names, role=role,
+                           pixels=np.zeros((100, 2, 2, 3), np.uint8))
+            for name, role in (("photos", "reference"), ("sketch", "shift"))}
+    members = []
+    for method, alpha, right in ("zero-shot", 0.0, 0.7), ("weight-space", 0.5, 0.85), ("fine-tuned", 1.0, 0.8):
+        who = dict(classifier="tiny", tuning="", method=method, alpha=alpha, precision="fp32", seed=0)
+        codes = np.where(rng.random(200) < right, np.tile(labels, 2), 1 - np.tile(labels, 2))
+        members.append((who, codes, dict(confidence=rng.uniform(0.5, 1, 200))))
+    kept = KeptPredictions(image_rows(sets, "test"), members)
+    path = write_report(score(kept.frame()), tmp_path / "two.html", predictions=kept)
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert "mean over shifts" not in page.locator("main").evaluate("e => e.textContent")
+    assert page.locator("[data-kind=roc]").count() == 3
+    right = members[1][1][:100] == labels
+    cells = page.locator(".confused").locator("visible=true").locator("td").all_inner_texts()
+    a, b = right[:60].sum(), right[60:].sum()
+    assert cells == [f"{v}" for v in (a, 60 - a, 40 - b, b)]
+    for width in 390, 1280:
+        page.set_viewport_size(dict(width=width, height=800))
+        assert not page.evaluate(STICKING_OUT)
+    page.close()
+
+
 @pytest.mark.parametrize("kind, least", [("alpha", 4 * 140), ("frontier", 460), ("shifts", 460)])  # four in a row
 def test_pictures_stay_legible_on_a_phone(page, kind, least):
     page.set_viewport_size(dict(width=390, height=800))
@@ -101,9 +171,11 @@ def test_without_scripts_and_in_print(browser, report):  # noqa: F811
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report[0].as_uri())
-    assert page.locator(".lead").first.is_visible() and page.locator("table").first.is_visible()
+    assert page.locator(".lead").is_visible() and page.locator(".panel table").locator("visible=true").count() == 1
     page.emulate_media(media="print")
     assert page.locator("figure img").first.is_visible()
+    assert page.locator("details td").first.is_visible(), "folded tables are on paper"
+    assert not page.locator("nav").is_visible()
     page.set_viewport_size(dict(width=720, height=1000))  # A4 but for its margins
     assert not page.locator("td").evaluate_all(BROKEN), "numbers over two lines"
     assert not page.evaluate(STICKING_OUT)

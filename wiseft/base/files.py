@@ -162,7 +162,7 @@ def _listed_files(folder, kind): # set of names; None if wiseft wrote no folder 
             if not name.endswith('/wiseft.json'): continue
             classifier = name.removesuffix('/wiseft.json')
             listed |= {f'{classifier}/{n}' for n in _listed_files(folder/classifier, 'classifier') or ()}
-        if kind == 'classifier': listed |= {'README.md', 'results.png'} # its card, which is written afterwards
+        if kind == 'classifier': listed |= {'README.md', 'frontier.png', 'results.png'} # its card, written afterwards
         return listed
     except Exception: return None # not what we wrote
 

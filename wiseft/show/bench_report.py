@@ -86,7 +86,7 @@ _BEGINNING = """{% for conclusion in conclusions %}
 <p>{{ conclusion|minus }}</p>
 {% endfor %}
 {% if warnings %}
-<h2>What it cannot show</h2>
+{{ 'What it cannot show'|heading }}
 <ul>
 {% for warning in warnings %}
 <li>{{ warning }}.</li>

@@ -17,10 +17,11 @@ from ..base.files import atomic_path, existing_folder
 from ..stats.table import check_fraction, compact, first_metric
 from ..stats.table_io import read_results
 from ..stats.caveats import reasons_to_doubt
-from ..analysis.decision import decision_beside
+from ..analysis.decision import decide
+from ..analysis.predictions import compare_ends, predictions_file, read_predictions
 from ..models.save import read_card
-from .plot_data import ENDS
-from .plots import plot_shifts
+from .plot_data import number_in_words, verdict_numbers
+from .plots import pictures
 
 # %% ../../nbs/api/show/05_card.ipynb #e873a80d
 def write_card(
@@ -39,22 +40,35 @@ def write_card(
     values = dict(settings=Markup(_hub_settings(card)), name=folder.name, rows=recipe_rows(card),
                   kind=f"{_kind(card)} {merge.get('chosen', '')}".strip(), began=card['clip']['name'],
                   is_iconclip=card['clip'].get('source') == 'iconclip', # whose license we know
-                  doubts=[], numbers='', picture=False, decision='')
+                  doubts=[], numbers='', pictures=[], decision='')
     if table is not None:
         check_fraction(table)
         first = first_metric(table)
         values |= dict(doubts=reasons_to_doubt(table, len(card['classnames'])), numbers=Markup(compact(first)),
-                       metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
+                       metric=first.metric.iloc[0].capitalize())
         # an average of weights, about which the predictions beside the table can say whether to keep it
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
         if isinstance(results, (str, Path)) and is_average:
-            values['decision'] = decision_beside(results, card['alpha'], chosen='chosen' in merge) or ''
-        if values['picture']:
-            with atomic_path(folder/'results.png', force=True) as tmp:
-                plot_shifts(first).savefig(tmp, dpi=120, format='png')
+            values |= _verdict(first, results, card['alpha'], chosen='chosen' in merge)
+        for p in pictures(first):
+            if p.name not in _PICTURES: continue
+            values['pictures'].append((p.alt, _PICTURES[p.name]))
+            with atomic_path(folder/_PICTURES[p.name], force=True) as tmp: p.figure.savefig(tmp, dpi=120, format='png')
     with atomic_path(page, force=True) as tmp:
         tmp.write_text(_environment.from_string(_CARD).render(values), encoding='utf-8', errors='backslashreplace')
     return page
+
+_PICTURES = dict(frontier='frontier.png', shifts='results.png') # name of a picture -> its file
+
+def _verdict(table, results, alpha, chosen): # dict of values of the template
+    "The decision that follows from the predictions beside a table, and its numbers"
+    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5 # an end is no average
+    predictions = read_predictions(file) if file.exists() else None
+    comparisons = None if predictions is None else compare_ends(predictions, average)
+    decision = None if comparisons is None else decide(comparisons, average, alpha if chosen else None)
+    if decision is None: return {}
+    numbers = [number_in_words(*number) for number in verdict_numbers(table, decision, comparisons, predictions)]
+    return dict(lead=str(decision).removesuffix(decision.reason).strip(), decision=decision.reason, verdict=numbers)
 
 # %% ../../nbs/api/show/05_card.ipynb #c1c0de02
 _CARD = """---
@@ -66,7 +80,14 @@ _CARD = """---
 {{ kind }}
 
 {% if decision %}
-**{{ decision }}**
+> **{{ lead }}** {{ decision }}
+>
+> | {% for what, value, interval in verdict %}{{ what }} | {% endfor %}
+
+> |{% for number in verdict %}---|{% endfor %}
+
+> | {% for what, value, interval in verdict %}**{{ value }}** {{ interval }} | {% endfor %}
+
 
 {% endif %}
 {% for doubt in doubts %}
@@ -88,10 +109,10 @@ _CARD = """---
 
 {{ numbers }}
 
-{% if picture %}
-![The accuracies of this table, with their intervals](results.png)
+{% for alt, file in pictures %}
+![{{ alt }}]({{ file }})
 
-{% endif %}
+{% endfor %}
 {% else %}
 Not measured, or not given here.
 

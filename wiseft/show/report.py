@@ -10,19 +10,22 @@ import numpy as np, pandas as pd
 from pathlib import Path
 from ..base.text import counted
 from ..stats.table import MEAN, INITIAL, UNBOUNDED
-from ..stats.table import check_single, dataset_order, first_metric, own_means, reference_rows, reference_set, wide
+from ..stats.table import (by_alpha, check_single, dataset_order, first_metric, own_means, reference_rows,
+                                reference_set, wide)
 from ..stats.caveats import reasons_to_doubt
 from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
 from ..analysis.predictions import KeptPredictions, compare_ends, find_ends
 from ..analysis.decision import decide
-from ..infer.scores import score
-from ..analysis.flips import (accuracy_by_class, changed_images, forgotten_images,
-                                   some_changes)
+from ..infer.scores import prediction_rows, score
+from ..analysis.flips import changed_images, forgotten_images, some_changes
 from ..analysis.forgetting import what_it_forgot
-from .plot_data import ENDS, NAMES, known_baselines, initial_name, labeled
-from .plots import pictures
-from .html import drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail, write_page
+from ..analysis.classes import by_class, confusion_matrix, reliability, roc_curve
+from .plot_data import (ENDS, NAMES, POINT_KEYS, curves, known_baselines, initial_name, labeled,
+                                   number_in_words, single_points, verdict_numbers, without_repetition)
+from .plots import pictures, plot_reliability, plot_roc
+from .html import (DPI, drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail,
+                              write_page)
 from .card import recipe_lines
 
 # %% ../../nbs/api/show/06_report.ipynb #193510d7
@@ -55,19 +58,22 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
         n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
         lost = what_it_forgot(predictions, alpha)
     yield render(_BEGINNING, doubts=reasons_to_doubt(table, n_classes), lost=lost, start=initial_name(table),
-                 headlines=_headlines(table, comparisons, alpha))
-    for p in pictures(table, alpha):
-        yield html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.', p.caption)
-    # tables, and what needs the prediction for each image
-    yield from _table_sections(everything, alpha)
-    if comparisons is not None: yield _comparison_section(comparisons)
+                 verdicts=_verdicts(table, comparisons, alpha, predictions))
     if predictions is not None:
-        yield from _class_section(predictions, alpha)
         yield from _change_sections(predictions, alpha, images)
         yield from _forgotten_sections(predictions, alpha, images)
+    drawn = {p.name: p for p in pictures(table, alpha)}
+    yield _alpha_section(table, alpha, drawn.pop('frontier', None), predictions)
+    if drawn: yield render('{{ "Every set"|heading }}')
+    for p in drawn.values():
+        yield html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.', p.caption)
+    # tables
+    yield from _table_sections(everything, alpha)
+    if comparisons is not None: yield _comparison_section(comparisons)
     yield from _source_sections(table)
     if recipe:
-        yield html_section('How it was fine-tuned', pd.DataFrame(recipe_lines(recipe), columns=['what', 'value']))
+        lines = pd.DataFrame(recipe_lines(recipe), columns=['what', 'value'])
+        yield html_section('How it was fine-tuned', lines, folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #76530d27
 def headline(
@@ -104,14 +110,28 @@ def _rows_at_alpha(table, alpha): # table
     return table[~table.method.isin(list(NAMES)) | average]
 
 # %% ../../nbs/api/show/06_report.ipynb #7d066fa4
-_BEGINNING = """{% for doubt in doubts %}
+_BEGINNING = """{% for verdict in verdicts %}
+<section class="verdict" aria-label="Verdict">
+{% if verdict.lead %}
+<p class="lead">{{ verdict.lead }}</p>
+<dl class="numbers">
+{% for what, value, interval in verdict.numbers %}
+<div><dt>{{ what }}</dt><dd>{{ value|minus }}{% if interval %} <small>{{ interval|minus }}</small>{% endif %}</dd></div>
+{% endfor %}
+</dl>
+{% endif %}
+<p>{{ verdict.sentences|minus }}</p>
+</section>
+{% endfor %}
+{% for doubt in doubts %}
 <p class="warn">{{ doubt|minus }}</p>
 {% endfor %}
-{% for headline, table in headlines %}
-<p class="lead">{{ headline|minus }}</p>
-{{ table }}
-{% endfor %}
-<p class="soft">
+{% if lost %}
+<p>{{ lost|minus }}</p>
+<p class="soft">A <dfn>control set</dfn> is of another task: it shows what else fine-tuning cost.</p>
+{% endif %}
+<details class="soft"><summary>Words of this page</summary>
+<p>
 {% if start == 'zero-shot' %}
 <dfn>Zero-shot</dfn>: the classifier before fine-tuning, which knows the classes by their names alone.
 {% else %}
@@ -123,29 +143,24 @@ _BEGINNING = """{% for doubt in doubts %}
 {{ start }}{{ ' classifier' if start == 'zero-shot' else '' }}
 plus α times that of the fine-tuned classifier.
 An <dfn>interval</dfn> of 95&nbsp;% shows how much a number may differ on other test images of the same kind.</p>
-{% if lost %}
-<p>{{ lost|minus }}</p>
-<p class="soft">A <dfn>control set</dfn> is of another task: it shows what else fine-tuning cost.</p>
-{% endif %}"""
+</details>"""
 
-def _headlines(table, comparisons, alpha): # yields (text, table of its decision as HTML)
-    "One headline, or with several tunings one for each, from its own comparisons"
+def _verdicts(table, comparisons, alpha, predictions): # yields the fields of a box
+    "One verdict, or with several tunings one for each, from its own comparisons"
     tunings = [t for t in table.tuning.unique() if t]
-    for t in tunings if len(tunings) > 1 else ['']: # '': one headline of all rows
+    for t in tunings if len(tunings) > 1 else ['']: # '': one verdict of all rows
         rows, own = table, comparisons
         if t: # its rows, and those of the initial model, which has no tuning
             rows = table[table.tuning.isin(['', t])]
             own = None if comparisons is None else comparisons[comparisons.tuning==t]
-        text = headline(rows, alpha, own)
-        if t: text = f'{t}: {text}'
-        decision = _decision(own, alpha)
-        yield text.replace(' %', '\N{NO-BREAK SPACE}%'), _decision_table(decision) if decision else ''
-
-def _decision_table(decision): # HTML: accuracies in percent, and the difference with its interval
-    t = decision.table.round(1)
-    interval = [f'{l:+.1f} to {h:+.1f}' for l, h in zip(t.low, t.high)]
-    t = t.drop(columns=['low', 'high']).assign(**{'95 % interval': interval})
-    return html_table(t.rename_axis('percent').reset_index())
+        decision, sentences, lead, numbers = _decision(own, alpha), headline(rows, alpha, own), '', []
+        if decision:
+            lead = str(decision).removesuffix(decision.reason).strip()
+            sentences = f"{decision.reason} {getattr(alpha, 'chosen', '')}"
+            numbers = [number_in_words(*number) for number in verdict_numbers(rows, decision, own, predictions)]
+        if t and lead: lead = f'{t}: {lead}'
+        elif t: sentences = f'{t}: {sentences}'
+        yield dict(lead=lead, numbers=numbers, sentences=sentences.strip().replace(' %', '\N{NO-BREAK SPACE}%'))
 
 # %% ../../nbs/api/show/06_report.ipynb #be5ce327
 def _short_alpha(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
@@ -155,11 +170,12 @@ def _as_in_pictures(t): return t.assign(method=t.method.replace(NAMES), alpha=t.
 # %% ../../nbs/api/show/06_report.ipynb #5fa41de7
 def _table_sections(everything, alpha): # yields HTML
     "The table's numbers, a section for each kind"
-    table, metric = first_metric(everything), everything.metric.iloc[0]
+    everything, metric = without_repetition(everything), everything.metric.iloc[0]
+    table = first_metric(everything)
     # α as text, so that it stays as short as it was given
     w = _as_in_pictures(wide(table).reset_index()) # methods in rows, sets in columns
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
-    yield html_section(f'{metric.capitalize()} in percent', w.rename(columns=dict(alpha='α')))
+    yield html_section(f'{metric.capitalize()} in percent', w.rename(columns=dict(alpha='α')), folded=True)
     # intervals of the pictures' marked points
     t = _as_in_pictures(_rows_at_alpha(table[table.low.notna()], alpha))
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
@@ -169,7 +185,7 @@ def _table_sections(everything, alpha): # yields HTML
         shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, 'accuracy': 100*t.value,
                               '95 % from': 100*t.low, 'to': 100*t.high})
         if 'n_groups' in t: shown['interval over'] = ['images' if pd.isna(k) else f'{k} groups' for k in t.n_groups]
-        yield html_section('Intervals', shown)
+        yield html_section('Intervals', shown, folded=True)
     yield from _robustness_section(table, alpha)
     # what was measured besides the first metric
     t = _as_in_pictures(_rows_at_alpha(everything[everything.metric!=metric], alpha))
@@ -177,7 +193,7 @@ def _table_sections(everything, alpha): # yields HTML
     names, scale = t.metric.where(unbounded, t.metric+', %'), np.where(unbounded, 1., 100.)
     shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha,
                           'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
-    if len(shown): yield html_section('Other metrics', shown, digits=2)
+    if len(shown): yield html_section('Other metrics', shown, digits=2, folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #20334d07
 def _robustness_section(table, alpha): # yields HTML
@@ -192,7 +208,8 @@ def _robustness_section(table, alpha): # yields HTML
     if (r.note!='').any(): shown['note'] = r.note
     yield html_section('Robustness', shown,
         'ρ is effective robustness, accuracy above what standard models of that reference accuracy have; τ is relative '
-        f'robustness, the gain over the classifier before fine-tuning. Baselines: {"; ".join(dict.fromkeys(r.fit))}.')
+        f'robustness, the gain over the classifier before fine-tuning. Baselines: {"; ".join(dict.fromkeys(r.fit))}.',
+        folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #321e3b73
 _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
@@ -201,6 +218,7 @@ _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interv
 
 def _comparison_section(comparisons): # HTML
     "The section about the tables of `compare`"
+    comparisons = without_repetition(comparisons)
     c = comparisons[[k for k in _COMPARISON if k in comparisons]].copy() # a row per pair of classifiers and set
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in {'value_a','value_b','difference','low','high'} & set(c): c[k] = 100*c[k].astype(float)
@@ -210,44 +228,206 @@ def _comparison_section(comparisons): # HTML
     if by_group: c['over'] = c.over.replace('families', 'groups')
     return html_section('Comparisons on the same images', drop_empty(c).rename(columns=_COMPARISON),
         'If an interval excludes 0, A and B differ by more than luck. An interval over images holds for new images of '
-        f'the same kind{families}. p is that of the exact McNemar test.')
+        f'the same kind{families}. p is that of the exact McNemar test.', folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #af0b0002
-_MOST_CLASSES = 40 # rows of the table
+_ALPHA = """{{ title|heading }}
+<style>
+@supports selector(:has(a)) { .panel, .ring { display:none; }
+{% for stop in stops %}
+.each:has(#stop{{ loop.index }}:checked) :is(#panel{{ loop.index }}, #ring{{ loop.index }}) { display:block; }
+{% endfor %}
+}
+</style>
+<div class="each">
+<fieldset class="stops"><legend>Classifier{{ ', by its α' if frontier }}</legend>
+{% for stop in stops %}
+<span><input type="radio" name="stop" id="stop{{ loop.index }}"{{ ' checked' if stop.checked }}><label
+for="stop{{ loop.index }}">{{ stop.short }}</label></span>
+{% endfor %}
+</fieldset>
+{{ frontier }}
+{% for stop in stops %}
+<div class="panel" id="panel{{ loop.index }}">
+<p><b>{{ stop.name }}</b>: {{ stop.accuracies }}.</p>
+{{ stop.classes }}
+</div>
+{% endfor %}
+</div>
+{% if macro_f1 %}
+<p>Large classes dominate accuracy; macro F1 counts all classes alike. Macro F1: {{ macro_f1 }}.</p>
+{% endif %}"""
 
-def _class_section(predictions, alpha): # yields HTML
-    "The section about the classes of the reference"
-    # a row per class, the least accurate average first: n, then accuracy of each classifier by its method
-    t = accuracy_by_class(predictions, alpha)
-    ends = find_ends(predictions, alpha) # method -> columns that pick its predictions
-    if 'weight-space' not in t or len(ends) < 2: return
-    words = {}
-    for m, which in ends.items():
+def _alpha_section(table, alpha, frontier, predictions): # HTML; frontier: `Picture` or None
+    "The frontier, and one classifier after the other: its accuracy, and what it does with each class"
+    table = without_repetition(own_means(table))
+    chosen, stops = _stops(table), []
+    where = {reference_set(table): 'on the reference', MEAN: 'under shift'}
+    average = chosen.index[(chosen.method=='weight-space') & np.isclose(chosen.alpha, alpha)]
+    checked = average[0] if len(average) else chosen.index[-1]
+    for i, stop in chosen.iterrows():
+        rows = table[_same_classifier(table, stop)]
+        if MEAN in {*rows.dataset}: rows = rows[rows.dataset.isin(where)]
+        accuracies = [f'{100*r.value:.1f}\N{NO-BREAK SPACE}%{_interval_in_words(r.low, r.high)} '
+                      f'{where.get(r.dataset, f"on {r.dataset}")}' for r in rows.itertuples()]
+        stops.append(dict(short=_short_name(stop, chosen), name=_long_name(stop), checked=i==checked,
+                          accuracies=', '.join(accuracies), classes=_class_panel(stop, predictions)))
+    several = chosen.alpha.nunique() > 1
+    return render(_ALPHA, title='Each α' if several else 'Class by class', stops=stops,
+                  frontier=_frontier_with_rings(frontier, table, chosen) if frontier else '',
+                  macro_f1='' if predictions is None else _macro_f1(predictions, alpha))
+
+def _stops(table): # rows of `table`, one for each classifier to show
+    "The ends, averages of the first kind, and methods with a single row, from the initial model on"
+    first = labeled(by_alpha(table).drop_duplicates(POINT_KEYS))
+    methods = [c.method for c in curves(first)][:1]
+    return first[first.method.isin(methods) | first.label.isin(single_points(first).label)].reset_index(drop=True)
+
+def _same_classifier(rows, stop): # (n,) bool
+    same_alpha = np.isclose(rows.alpha.astype(float), stop.alpha, equal_nan=True)
+    return (rows.tuning==stop.tuning) & (rows.method==stop.method) & same_alpha
+
+def _short_name(stop, stops): # below its stop
+    words = _short_alpha(stop.alpha) if stop.method in NAMES else stop.method
+    return f'{stop.tuning} {words}' if stops.tuning[stops.tuning!=''].nunique() > 1 and stop.tuning else words
+
+def _long_name(stop): # such as 'Weights averaged, α = 0.3'
+    name = stop.label.removesuffix(stop.method) + NAMES.get(stop.method, stop.method)
+    alpha = '' if stop.method in ENDS or pd.isna(stop.alpha) else f', α = {stop.alpha:g}'
+    return name[0].upper() + name[1:] + alpha
+
+def _interval_in_words(low, high): return '' if pd.isna(low) else f' ({100*low:.1f} to {100*high:.1f})'
+
+def _frontier_with_rings(p, table, stops): # HTML; p: `Picture`
+    "The frontier, with a ring around the point of each stop"
+    [ax], rings = p.figure.axes, []
+    p.figure.set_dpi(DPI) # the layout depends on it
+    p.figure.draw_without_rendering()
+    width, height = p.figure.bbox.size
+    values = table.set_index('dataset')
+    shift = MEAN if MEAN in values.index else table.dataset[table.role=='shift'].iloc[0]
+    for _, stop in stops.iterrows():
+        own = values[_same_classifier(values, stop).to_numpy()].value
+        x, y = ax.transData.transform([own.get(reference_set(table), np.nan), own.get(shift, np.nan)])
+        rings.append((x, height-y))
+    over = render(_RINGS, width=round(width), height=round(height), rings=rings)
+    return html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.',
+                       f'{p.caption} The ring is the classifier chosen above.', over)
+
+_RINGS = """<svg class="rings" viewBox="0 0 {{ width }} {{ height }}" aria-hidden="true">
+{% for x, y in rings %}
+{% if x == x and y == y %}
+<circle class="ring" id="ring{{ loop.index }}" cx="{{ x|round(1) }}" cy="{{ y|round(1) }}" r="18"></circle>
+{% endif %}
+{% endfor %}
+</svg>"""
+
+def _macro_f1(predictions, alpha): # words
+    "Macro F1 of the average and its ends on the reference"
+    words = []
+    for m, which in find_ends(predictions, alpha).items():
         [f1] = score(reference_rows(predictions.frame(**which)), ['macro-F1']).value # of a table with one row
-        words[m] = f'{NAMES.get(m, m)} {100*f1:.1f} %'
-    shown = pd.concat([t.n, 100*t.drop(columns='n').rename(columns=lambda m: f'{NAMES.get(m, m)}, %')], axis=1)
-    shown = shown.rename(columns=dict(n='images')).rename_axis('class').reset_index()
-    note = f'Accuracy on the reference. Macro F1: {", ".join(words.values())}.'
-    if len(t) > _MOST_CLASSES: note += f' These {_MOST_CLASSES} of {len(t)} classes have the least accurate average.'
-    yield html_section('Class by class', shown[:_MOST_CLASSES], note)
+        words.append(f'{NAMES.get(m, m)} {100*f1:.1f} %')
+    return ', '.join(words)
+
+# %% ../../nbs/api/show/06_report.ipynb #50a77f91
+_MOST_CLASSES, _WORST, _MOST_CONFUSED = 40, 20, 30 # classes: rows of a table, else so many; in a confusion matrix
+
+def _class_panel(stop, predictions): # HTML; '' where its predictions are not kept
+    "What a classifier does with each class of the reference, and how far one can believe its confidence"
+    if predictions is None: return ''
+    indices = np.flatnonzero(_same_classifier(predictions.who(), stop))
+    if not len(indices): return ''
+    answers = prediction_rows(predictions.images, *predictions.members[indices[0]]) # of several seeds the first
+    of_reference = reference_rows(answers)
+    if not of_reference.correct.notna().any(): return ''
+    n = of_reference.label.nunique()
+    t = by_class(of_reference, _WORST if n > _MOST_CLASSES else None)
+    few = f' These {_WORST} of {n} classes have the lowest recall.' if n > _MOST_CLASSES else ''
+    no_interval = t.low.isna() | (t.precision_low.isna() & (t.answers > 0))
+    if no_interval.any(): few += ' There is no interval where an estimate is of fewer than five groups.'
+    note = ('On the reference. Recall: how many images of the class are right. Precision: how many of the images that '
+            f'it takes for the class are right.{few}')
+    shown = pd.DataFrame({'class': t.index.astype(str), 'images': t.images, 'recall, %': 100*t.recall,
+                          '95 %': [f'{100*l:.1f} to {100*h:.1f}' if l == l else '' for l, h in zip(t.low, t.high)],
+                          'answers': t.answers, 'precision, %': 100*t.precision,
+                          '95 % of precision': [f'{100*l:.1f} to {100*h:.1f}' if l == l else ''
+                                                for l, h in zip(t.precision_low, t.precision_high)]})
+    confused = ''
+    if n <= _MOST_CONFUSED: confused = _confusion_table(confusion_matrix(of_reference))
+    return render(_PANEL, note=note, table=html_table(shown.reset_index(drop=True)), confused=confused,
+                  figures=_confidence_figures(answers, t) if 'confidence' in answers else [])
+
+_PANEL = """<h3>Class by class</h3>
+<p class="soft">{{ note }}</p>
+{{ table }}
+{% if confused %}
+<h3>Confusions</h3>
+<p class="soft">Images of the reference: rows are true classes, columns the answers.</p>
+{{ confused }}
+{% endif %}
+<div class="pair">
+{% for figure in figures %}
+{{ figure }}
+{% endfor %}
+</div>"""
+
+_CONFUSED = """<div class="scroll" tabindex="0" role="region" aria-label="confusions"><table class="confused">
+<thead><tr><th scope="col">class</th>
+{% for name in names %}
+<th scope="col" class="n">{{ name if wide else loop.index }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for name, row in rows %}
+<tr><th scope="row">{{ '' if wide else loop.index }} {{ name }}</th>
+{%- for number, shade in row %}<td class="n{{ ' shade%d' % shade if shade }}">{{ number or '' }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>"""
+
+def _confusion_table(counts): # HTML
+    "The confusion matrix, darker where more images of the class are; numbers of classes where there are many"
+    shades = np.ceil(5*counts.div(counts.sum(axis=1).clip(lower=1), axis=0)).astype(int) # 0: none, 5: over 80 %
+    rows = [(name, list(zip(counts.loc[name].tolist(), shades.loc[name].tolist()))) for name in counts.index]
+    return render(_CONFUSED, names=list(counts.columns), rows=rows, wide=len(counts) <= 8)
+
+def _confidence_figures(answers, of_classes): # list of HTML
+    "Reliability of every set; of two classes the ROC curve"
+    sets = {d: rows for d, rows in answers[answers.role!='control'].groupby('dataset', sort=False, observed=True)}
+    reference = reference_rows(answers).dataset.iloc[0]
+    figure = plot_reliability({d: reliability(rows) for d, rows in sets.items()}, reference)
+    figures = [html_figure(
+        'reliability', figure, 'Accuracy against confidence. On the dotted line both are equal',
+        'Is its confidence right? Below the dotted line it is too confident. Bars are 95 % intervals.')]
+    names = list(of_classes.index)
+    both = {d: rows for d, rows in sets.items() if {*rows.label} == {*names} >= {*rows.predicted.dropna()}}
+    if len(names) != 2 or reference not in both: return figures
+    negative, positive = (of_classes.loc[name, ['recall', 'low', 'high']].tolist() for name in names)
+    false_positives = 1-negative[0], 1-negative[2], 1-negative[1]
+    curves = {d: roc_curve(rows, names[1]) for d, rows in both.items()}
+    figure = plot_roc(curves, reference, dict(false_positives=false_positives, true_positives=positive))
+    return [*figures, html_figure('roc', figure, f'ROC curve: {names[1]} right against {names[0]} wrong',
+                                  f'ROC curve; positive is {names[1]}. The cross is a 95 % interval on either side.')]
 
 # %% ../../nbs/api/show/06_report.ipynb #a1c0de08
 def _source_sections(table): # yields HTML
-    "The section about what was evaluated on what, in what precision, by which version"
+    "The sections about what was evaluated on what, in what precision, by which version"
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
     about = []
     for column,label in what.items():
         values = {*map(str, table[column].dropna())} - {''}
         about.append((label, ', '.join(sorted(values)) or 'not recorded'))
-    yield html_section('Where this comes from', pd.DataFrame(about, columns=['what','value']))
+    table = without_repetition(table)
     sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)].reset_index()
     words = {'dataset': 'set', 'n': 'images', 'n_skipped': 'left out: unreadable or missing',
              'data_fingerprint': 'fingerprint of the images'}
-    yield html_table(sets[[*words]].rename(columns=words))
+    yield html_section('Sets', sets[[*words]].rename(columns=words), folded=True)
+    yield html_section('Where this comes from', pd.DataFrame(about, columns=['what','value']), folded=True)
 
 # %% ../../nbs/api/show/06_report.ipynb #e3c87046
-_SET = """<h3>{{ name }}</h3>
+_SET = """{% if folded %}<details><summary>{% endif %}<h3>{{ name }}</h3>{% if folded %}</summary>{% endif %}
+
 <p>{{ about }}</p>
 <ul class="cards">
 {% for card in cards %}
@@ -258,7 +438,12 @@ _SET = """<h3>{{ name }}</h3>
 {% endfor %}
 </span></li>
 {% endfor %}
-</ul>"""
+</ul>
+{% if folded %}
+</details>
+{% endif %}"""
+
+_OPEN_SETS = 3 # the images of others are folded
 
 def _card_fields(file, images, good, label, answers): # answers: (classifier, answer, its confidence or None) each
     "Fields of a card of `_SET`: an image, if its set is given, and the answers of classifiers; green if it is good"
@@ -273,7 +458,7 @@ def _card_fields(file, images, good, label, answers): # answers: (classifier, an
     return dict(file=file, good=good, picture=picture, label=label, answers=answers)
 
 # %% ../../nbs/api/show/06_report.ipynb #da1d7b4f
-_CHANGED = """<h2>What changed</h2>
+_CHANGED = """{{ "What changed"|heading }}
 <p class="soft">On these images the average (α = {{ alpha }}) is right and one of the two classifiers is wrong, or the
 reverse. Each card has the true class, then both answers with their confidence. The most confident right answers are
 shown.</p>
@@ -291,7 +476,7 @@ def _change_sections(predictions, alpha, images): # images: set name -> `ImageSe
     evaluated = predictions.images
     changed = changed[changed.dataset.isin(evaluated.dataset[evaluated.role!='control'])] # those have a section below
     some, sizes = some_changes(changed), evaluated.dataset.value_counts() # images to show, and sizes of the sets
-    for d, rows in changed.groupby('dataset', sort=False, observed=True):
+    for k, (d, rows) in enumerate(changed.groupby('dataset', sort=False, observed=True)):
         pictures, counts = images.get(d), [] # None: the set isn't given
         for end, r in rows.groupby('end', sort=False, observed=True):
             gained = int(r.gained.sum())
@@ -301,10 +486,10 @@ def _change_sections(predictions, alpha, images): # images: set name -> `ImageSe
             answers = [(r.end, r.before, r.sure_before), ('averaged', r.after, r.sure_after)]
             cards.append(_card_fields(r.file, pictures, r.gained, r.label, answers))
         about = f'Of {sizes[d]:,} images the average gets {"; ".join(counts)}.'
-        yield render(_SET, name=d, about=about, cards=cards)
+        yield render(_SET, name=d, about=about, cards=cards, folded=k >= _OPEN_SETS)
 
 # %% ../../nbs/api/show/06_report.ipynb #b09e6cdd
-_FORGOTTEN = """<h2>What it forgot</h2>
+_FORGOTTEN = """{{ "What it forgot"|heading }}
 <p class="soft">Images of other tasks that the initial model gets right and the fine-tuned classifier gets wrong; the
 most confident ones are shown.</p>"""
 
@@ -315,7 +500,7 @@ def _forgotten_sections(predictions, alpha, images): # yields HTML
     if not len(forgotten): return
     yield render(_FORGOTTEN)
     averages = 'back' in forgotten # is there an average?
-    for d, rows in forgotten.groupby('dataset', sort=False, observed=True):
+    for k, (d, rows) in enumerate(forgotten.groupby('dataset', sort=False, observed=True)):
         about = f'Of {sizes[d]:,} images {len(rows):,} were forgotten'
         if averages: about += f', of which the average (α = {alpha:g}) gets {rows.back.sum():,} right again'
         cards = []
@@ -323,4 +508,4 @@ def _forgotten_sections(predictions, alpha, images): # yields HTML
             answers = [('fine-tuned', r.after, r.sure_after)]
             if averages: answers.append(('averaged', r.averaged, None))
             cards.append(_card_fields(r.file, images.get(d), averages and r.back, r.label, answers))
-        yield render(_SET, name=d, about=f'{about}.', cards=cards)
+        yield render(_SET, name=d, about=f'{about}.', cards=cards, folded=k >= _OPEN_SETS)
