@@ -120,6 +120,8 @@ def test_columns_that_the_user_names(folder):
             image_set(source, file="Image Index", label="finding")
     with pytest.raises(TypeError, match="There is no argument lable"):
         image_set(frame, lable="Finding")
+    with pytest.raises(ValueError, match="The DataFrame has the columns 'a': there is none named file"):
+        image_set(pd.DataFrame(dict(a=[1])))
     with pytest.raises(ValueError, match="split='fold' names a column of a table, and .* has no columns"):
         folder_suite(folder / "images", [], split="fold")
 

@@ -409,9 +409,9 @@ def check_has_columns(
     columns:dict, # as `find_columns` returns them
     *needed:str # our names
 ):
-    "`BadFile` that names the column that is missing, and those that are there"
+    "ValueError (of a file `BadFile`) that names the column that is missing, and those that are there"
     for ours in needed:
-        if ours not in columns: raise BadFile(
+        if ours not in columns: raise _error_of(source)(
             f'{source} has the columns {first_few(list(names), 8)}: there is none named '
             f'{" or ".join(_COLUMNS[ours])}.'
             + (' Captions are for `wiseft finetune FOLDER --captions`.' if ours == 'label' and 'caption' in columns else
@@ -457,7 +457,7 @@ def read_image_table(
     read = read_parquet(path) if Path(path).suffix.lower() == '.parquet' else _read_csv(path, need)
     # our name for each column, whichever of its names the table has
     used = find_columns(path, list(read), **chosen)
-    check_has_columns(path, list(read), used, 'file', need)
+    check_has_columns(Path(path), list(read), used, 'file', need)
     if need != 'file': say_of_unused(path, list(read), used)
     t = pd.DataFrame({ours: read[column] for ours, column in used.items()})
     for column in t.columns.drop(['file', 'original'], errors='ignore'): t[column] = t[column].str.strip()

@@ -264,13 +264,14 @@ def _check_domains(source, chosen, domains):
 
 def _parts_of_table(source, images, values, chosen): # dict split -> `ImageSet`, dict domain -> the same
     "The rows of a table by domain and split"
-    table = source if isinstance(source, (str, Path)) else f'The {type(source).__name__}'
+    in_file = isinstance(source, (str, Path))
+    table, error = (source, BadFile) if in_file else (f'The {type(source).__name__}', ValueError)
     n = len(images)
     words = values.get('split', ['']*n)
-    if no_word := [f for f, w in zip(images.files(), words) if not w] if 'split' in values else []: raise BadFile(
+    if no_word := [f for f, w in zip(images.files(), words) if not w] if 'split' in values else []: raise error(
         f'{table} has no split for {first_few(no_word)}. Write train, validation, or test.')
     known = SPLITS | IN_DISTRIBUTION | {'': ''}
-    if unknown := [w for w in dict.fromkeys(words) if w.lower() not in known]: raise BadFile(
+    if unknown := [w for w in dict.fromkeys(words) if w.lower() not in known]: raise error(
         f'{table}: the column of splits has {first_few(unknown)}. Expected {", ".join(known)[:-2]}. Rename the values, or '
         'the column if it means something else.')
     words = [w.lower() for w in words]
@@ -284,7 +285,7 @@ def _parts_of_table(source, images, values, chosen): # dict split -> `ImageSet`,
     else:
         domains = np.array(values.get('domain', ['']*n))
         names = [d for d in dict.fromkeys(domains.tolist())]
-        if '' in names and 'domain' in values: raise BadFile(
+        if '' in names and 'domain' in values: raise error(
             f'{table} has no domain for {first_few([f for f, d in zip(images.files(), domains) if not d])}. Write one.')
         if len(names) > 1 or chosen: _check_domains(table, chosen, names)
         domains = np.where(np.isin(domains, chosen or names), '', domains)

@@ -23,7 +23,7 @@ ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
 Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100,
     help='With --alpha auto and --control: most points of accuracy that the average may lose on control sets.')]
 MergeBase = Annotated[Path, typer.Argument(
-    help="The initial model, a classifier folder or .safetensors file. Or a YAML recipe in mergekit's format.")]
+    help="The initial model, a classifier folder or a file of weights (.safetensors, .pt). Or a YAML recipe in mergekit's format.")]
 Finetuned = Annotated[Optional[List[Path]], typer.Argument(
     help='The fine-tuned model, of the same kind, or a peft adapter folder. Several for a rule that takes them.')]
 Alpha = Annotated[Optional[str], typer.Option('--alpha',
@@ -52,7 +52,7 @@ def merge_(
     precision:Half=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
-    "Average the weights of two classifiers, or merge several, or .safetensors files of any model."
+    "Average the weights of two classifiers, or merge several, or files of weights of any model."
     from wiseft.weights.files import MERGEKIT_WORDS
     from wiseft.weights.merge import merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
