@@ -1,6 +1,9 @@
 "A table as people have it: columns by their names, splits and domains, in every format, in Python and in the shell."
+import re
+import shlex
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wiseft.base.progress import SAID
+from wiseft.data.control import control_set
 from wiseft.data.objects import image_set
 from wiseft.data.suites import Suite, folder_suite
+from wiseft.infer.rules import choose_alpha
+from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
+from wiseft.shell.run import Run
 
 NAMES = ["cat", "dog"]
 SITES = ["site A", "site B", "site C", "site D"]
@@ -63,17 +70,16 @@ def nothing_is_said_yet():
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", PARQUET, "frame"])
 def test_site_and_patient(kind, folder, capsys):
-    "From the table to three sets of the reference and three shifted ones: no row of a test split trains, no patient twice"
+    "Three sets of the reference, and shifted ones: no row of a test split trains, and no patient is on two sides"
     table = clinic()
     source = save(table, kind, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         suite = folder_suite(source, [], group="patient", domain="site", reference_domain="site A")
     n = table.groupby(["site", "split"]).size()
-    expected = {f"reference {s}": n["site A", w] for s, w in dict(train="train", validation="valid", test="test").items()}
-    for site in SITES[1:]:
-        expected |= {f"{site} {s}": n[site, w] for s, w in dict(train="train", validation="valid", test="test").items()}
-    assert counts(suite) == expected
+    words = dict(train="train", validation="valid", test="test")
+    sets = dict(zip(["reference", *SITES[1:]], SITES))
+    assert counts(suite) == {f"{name} {s}": n[site, words[s]] for name, site in sets.items() for s in words}
     where = {f.rpartition("/")[2]: (t, s) for f, t, s in zip(table.path, table.site, table.split)}
     for images, split in (suite.train, "train"), (suite.validation, "valid"), (suite.test, "test"):
         assert {where[f.rpartition("/")[2]] for f in images.files()} == {("site A", split)}
@@ -113,10 +119,10 @@ def test_columns_that_the_user_names(folder):
     for source in folder / "t.csv", frame:
         suite = folder_suite(source, [], reference_domain=["site A", "site B"], **named)
         assert [*suite.shifts] == ["site C", "site D"] and suite.classnames == NAMES
-        with pytest.raises(ValueError, match="has the columns 'Image Index', .*: there is none named file or filepath or "
-                                             "path or image or filename. Rename one, or say which it is: file='COLUMN'"):
+        missing = "none named file or filepath or path or image or filename. Rename one, or say which it is: file="
+        with pytest.raises(ValueError, match=f"has the columns 'Image Index', .*: there is {missing}"):
             image_set(source)
-        with pytest.raises(ValueError, match="has the columns .* label='finding' is not among them. Did you mean 'Finding'"):
+        with pytest.raises(ValueError, match="has the columns .* label='finding' is not among them. Did you mean 'F"):
             image_set(source, file="Image Index", label="finding")
     with pytest.raises(TypeError, match="There is no argument lable"):
         image_set(frame, lable="Finding")
@@ -129,7 +135,8 @@ def test_columns_that_the_user_names(folder):
 def test_wilds_words(folder):
     "id_val and id_test are of the reference, test is shifted, and val is never used for choosing"
     table = clinic().drop(columns="site")
-    table["split"] = np.array(["train", "train", "train", "id_val", "id_test", "val", "test"])[np.arange(len(table)) % 7]
+    words = np.array(["train", "train", "train", "id_val", "id_test", "val", "test"])
+    table["split"] = words[np.arange(len(table)) % 7]
     n = table.split.value_counts()
     for kind in "csv", "frame":
         suite = folder_suite(save(table, kind, folder), [])
@@ -155,11 +162,11 @@ MISTAKES = {
         lambda t: t.rename(columns=dict(site="domain")), {}, "has images of the domains 'site A', .* Say which are the "
         r"reference, .*folder_suite\(…, reference_domain='site A'\)"),
     "an unknown domain": (
-        lambda t: t, dict(domain="site", reference_domain="A"), "has no domain 'A': reference_domain is one of 'site A'"),
+        lambda t: t, dict(domain="site", reference_domain="A"), "has no domain 'A': reference_domain is one of"),
     "no domain column": (
         lambda t: t, dict(reference_domain="site A"), "there is none named domain. Say which it is: domain='COLUMN'"),
     "an unknown split": (
-        lambda t: t.replace(dict(split=dict(test="holdout"))), {}, "the column of splits has 'holdout'. Expected train, "),
+        lambda t: t.replace(dict(split=dict(test="holdout"))), {}, "the column of splits has 'holdout'. Expected"),
     "a split is missing": (
         lambda t: t.assign(split=["", *t.split[1:]]), {}, "has no split for .*0-0-0.png'. Write train, validation, or"),
     "a file twice": (
@@ -186,7 +193,8 @@ def test_a_label_that_only_one_split_has(folder):
     for split, words in dict(test="There are no training images of 'cow', but test or validation images",
                              train="reference: there are no images of 'cow', 1 of 3 classes").items():
         rows = table.index[table.split == split][:6]
-        source = save(table.assign(label=[("cow" if i in rows else y) for i, y in enumerate(table.label)]), "csv", folder)
+        labels = [("cow" if i in rows else y) for i, y in enumerate(table.label)]
+        source = save(table.assign(label=labels), "csv", folder)
         with pytest.warns(UserWarning, match=words):
             folder_suite(source, [])
 
@@ -196,14 +204,16 @@ def test_unused_candidates_are_named_once(folder, capsys):
     for _ in range(2): folder_suite(source, [])
     said = capsys.readouterr().err
     assert said.count("has a column patient, which is not used. If images with one patient belong together") == 1
-    assert said.count("has a column site, which is not used. If it is a domain, domain='site' with reference_domain") == 1
+    assert said.count("has a column site, which is not used. If it is a domain, domain='site' with reference_") == 1
 
 
 def test_rows_of_all_splits_as_one_set(folder):
     "A warning in every format"
     for kind in "csv", "frame":
-        with pytest.warns(UserWarning, match="has a column of splits with 'train', .*which is not used: all rows are one"):
+        with pytest.warns(UserWarning, match="has a column of splits with 'train', .*not used: all rows are one"):
             assert len(image_set(save(clinic(), kind, folder))) == 4*18*3
+    with pytest.warns(UserWarning, match="has a column of splits with 'train', "):
+        control_set(folder / "table.csv")
 
 
 def folders_of_domains(folder, splits=()):
@@ -251,7 +261,33 @@ def test_the_shell_says_what_is_meant(tmp_path, folder):
     file = save(table, "csv", folder)
     assert "or say which it is: --column label=COLUMN." in said("run", file, "-o", tmp_path / "out")
     named = "--column", "label=Finding", "--column", "domain=site", "--group", "patient"
-    assert "the others are shifted sets: --reference-domain 'site A'." in said("run", file, *named, "-o", tmp_path / "out")
+    assert "shifted sets: --reference-domain 'site A'." in said("run", file, *named, "-o", tmp_path / "out")
     listed = said("data", file, *named, "--reference-domain", "site A")
     assert "site D" in listed and "reference" in listed
     assert "--column takes one of file, label" in said("data", file, "--column", "lable=Finding")
+
+
+def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
+    "From the file to a decision in one command; the same in Python"
+    monkeypatch.chdir(tmp_path)
+    pico_classifier(NAMES).save(tmp_path / "tiny")
+    file = save(clinic(), "csv", folder)
+    table = "--group", "patient", "--column", "domain=site", "--reference-domain", "site A"
+    words = "run", str(file), *table, "--model", "local-dir:tiny", "--epochs", "1", "-o", "out"
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    lines = done.stderr.splitlines()
+    assert re.match("Keep|The data cannot tell; keep", lines[-1])
+    warned = [line for line in lines if line.startswith("warning: ")]
+    assert len({*warned}) == len(warned) and "no test set" not in done.stderr
+    assert done.stdout.count("Accuracy in percent") == 1 and "weight-space" not in done.stdout
+    again = CliRunner().invoke(app, shlex.split(Path("out/commands.sh").read_text().splitlines()[-3])[1:])
+    assert again.exit_code == 0, again.output
+    suite = folder_suite(file, [], group="patient", domain="site", reference_domain=["site A"])
+    run = Run("out")
+    assert run.finetuned.recipe["images"].split(",")[0] == suite.train.fingerprint
+    assert run.finetuned.recipe["validation_images"] == suite.validation.fingerprint
+    evaluated = dict(zip(run.table.dataset, run.table.data_fingerprint))
+    assert {name: evaluated[name] for name in suite.datasets()} == \
+        {name: s.fingerprint for name, s in suite.datasets().items()}
+    assert choose_alpha(run.initial, run.finetuned, suite, progress=False) == run.averaged.alpha

@@ -6,8 +6,8 @@
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'IN_DISTRIBUTION', 'NAMED_COLUMNS', 'image_folder', 'is_table', 'visible_folders',
            'image_files', 'labeled_folders', 'domain_folders', 'split_folders', 'imagenet_classes', 'wordnet_labels',
            'shard_set', 'source_name', 'is_member', 'match_labels', 'say_order', 'find_columns', 'check_column_names',
-           'column_option', 'check_has_columns', 'say_of_unused', 'unit_names', 'first_line', 'read_image_table',
-           'table_set', 'holds_images']
+           'column_option', 'check_has_columns', 'say_of_unused', 'warn_of_splits', 'unit_names', 'first_line',
+           'read_image_table', 'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import os, posixpath, re
@@ -213,7 +213,7 @@ def _refuse_domains(path):
 
 SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation',
               dev='validation', test='test', testing='test')
-IN_DISTRIBUTION = dict(id_val='validation', id_test='test') # of the reference, where `val` and `test` are shifted (WILDS)
+IN_DISTRIBUTION = dict(id_val='validation', id_test='test') # of WILDS, whose `val` and `test` are shifted
 
 def split_folders(
     path:str|Path # of an image set, or of its splits
@@ -376,17 +376,17 @@ _LIKE_A_DOMAIN = re.compile(r'(site|hospital|cent(er|re)|scanner|location|region
 def find_columns(
     source, # of the table, for messages
     names:list, # of its columns
-    **chosen:str # our name for a column (file, label, group, split, domain) -> the user's; None: by the usual names
+    **chosen:str # our name for a column -> the user's; None: by the usual names; False: it is not looked for
 ) -> dict: # our name -> the table's
     "Find the columns of a table of images"
     columns = {ours: next((n for n in usual if n in names), None) for ours, usual in _COLUMNS.items()}
     for ours, column in chosen.items():
         if column is None: continue
-        if column not in names: raise ValueError(
+        if column and column not in names: raise ValueError(
             f'{source} has the columns {first_few(list(names), 8)}; {column_option(ours, column)} is not among them. '
             f'{did_you_mean(column, names)}')
         columns[ours] = column
-    return {ours: column for ours, column in columns.items() if column is not None}
+    return {ours: column for ours, column in columns.items() if column}
 
 NAMED_COLUMNS = 'file', 'label', 'group', 'split', 'domain' # that a user may name
 
@@ -431,6 +431,16 @@ def say_of_unused(
         if like and ours not in columns: sentences.setdefault(like, []).append(
             sentence.format(like, column_option(ours, like), option('reference_domain')))
     for like, some in sentences.items(): say_once(f'{source} has a column {like}, which is not used. {" ".join(some)}')
+
+def warn_of_splits(
+    source, # of the table, for messages
+    splits # (n,) texts
+):
+    "Warn that all rows are one set, though they have different splits"
+    words = list(dict.fromkeys(splits))
+    if len(words) > 1: warn_user(
+        f'{source} has a column of splits with {first_few(words)}, which is not used: all rows are one set. '
+        + python_or_shell('folder_suite makes a set of each split.', 'Write one table per split.'))
 
 def unit_names(
     originals, # (n,) names of original images; '' or None: the image is no copy
@@ -502,6 +512,7 @@ def table_set(
     if numbered: labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
     else: labels, names = _labels_by_name(path, t.label, classnames)
     units = unit_names(t.original, t.file) if 'original' in t else None
+    if 'split' in t: warn_of_splits(path, t.split)
     return ImageSet(name or source_name(path), files, labels, names, groups=t.get('group'), units=units,
                     root=path.parent)
 

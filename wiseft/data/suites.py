@@ -22,9 +22,10 @@ from .prompts import check_same_classes
 from .hashes import folder_hash
 from .shards import downloaded_path, local_copy, shard_files
 from .images import ImageSet
-from .labels import (IN_DISTRIBUTION, SPLITS, check_column_names, column_option, domain_folders, find_columns, first_line,
-                                read_image_table, say_of_unused, source_name, split_folders, unit_names, visible_folders)
-from .objects import has_columns, image_set, set_of_all_rows, split_and_domain
+from .labels import (IN_DISTRIBUTION, SPLITS, check_column_names, column_option, domain_folders, find_columns,
+                                first_line, read_image_table, say_of_unused, source_name, split_folders,
+                                unit_names, visible_folders)
+from .objects import has_columns, image_set, split_and_domain
 from .corruptions import corrupted_sets
 from .layouts import FAMILIES
 
@@ -123,7 +124,7 @@ def folder_suite(
     templates:list|str='openai', # prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows
     name:str|None=None, # of the suite; default the reference folder's
     reference_domain:str|list|None=None, # of a table or a folder of domains: one or several; others are shifted sets
-    **columns:str # of tables, where other names than usual: file, label, group, split, domain
+    **columns:str # of tables, where they have other names than usual: file, label, group, split, domain
 ) -> Suite:
     "A suite from image folders, from a table with splits and domains, or from any labeled images"
     def read(source, classnames, name):
@@ -235,7 +236,7 @@ def _reference_and_domains(source, reference_domain, classnames, columns): # sou
         f'{option("reference_domain", chosen[0])} is a value of a column, and there is none named domain. Say which it '
         f'is: {column_option("domain", "COLUMN")}.')
     if len({*values.get('domain', ())}) <= 1 and not {*values.get('split', ())} - {'train'}: return source, {}
-    images = set_of_all_rows(source, classnames, 'reference', **columns)
+    images = image_set(source, classnames, 'reference', **columns | dict(split=False)) # all rows
     return _parts_of_table(source, images, values, chosen)
 
 def _parts_of_folders(path, domains, chosen, classnames): # dict split -> `ImageSet`, or a folder; dict name -> folder
@@ -258,9 +259,11 @@ def _check_domains(source, chosen, domains):
     if not chosen: raise ValueError(
         f'{source} has images of the domains {first_few(domains, 5)}. Say which are the reference, whose training '
         'images are trained on; the others are shifted sets: '
-        + python_or_shell(f'folder_suite(…, reference_domain={domains[0]!r}).', f'{option("reference_domain", domains[0])}.'))
+        + python_or_shell(f'folder_suite(…, reference_domain={domains[0]!r}).',
+                          f'{option("reference_domain", domains[0])}.'))
     if unknown := [d for d in chosen if d not in domains]: raise ValueError(
-        f'{source} has no domain {unknown[0]!r}: {option("reference_domain")} is one of {first_few(domains, 8)}, or several.')
+        f'{source} has no domain {unknown[0]!r}: {option("reference_domain")} is one of {first_few(domains, 8)}, or '
+        'several.')
 
 def _parts_of_table(source, images, values, chosen): # dict split -> `ImageSet`, dict domain -> the same
     "The rows of a table by domain and split"
@@ -272,14 +275,15 @@ def _parts_of_table(source, images, values, chosen): # dict split -> `ImageSet`,
         f'{table} has no split for {first_few(no_word)}. Write train, validation, or test.')
     known = SPLITS | IN_DISTRIBUTION | {'': ''}
     if unknown := [w for w in dict.fromkeys(words) if w.lower() not in known]: raise error(
-        f'{table}: the column of splits has {first_few(unknown)}. Expected {", ".join(known)[:-2]}. Rename the values, or '
-        'the column if it means something else.')
+        f'{table}: the column of splits has {first_few(unknown)}. Expected {", ".join(known)[:-2]}. Rename the values, '
+        'or the column if it means something else.')
     words = [w.lower() for w in words]
     splits = np.array([known[w] for w in words])
     # WILDS: id_val and id_test are of the reference, val and test of other domains
     if {*words} & {*IN_DISTRIBUTION}:
         if chosen: raise ValueError(
-            f'{table} has the splits id_val or id_test, which make the reference. Leave out {option("reference_domain")}.')
+            f'{table} has the splits id_val or id_test, which make the reference. Leave out '
+            f'{option("reference_domain")}.')
         is_reference = np.isin(words, [w for w in SPLITS if SPLITS[w] == 'train'] + [*IN_DISTRIBUTION])
         domains = np.where(is_reference, '', 'ood')
     else:
@@ -308,12 +312,14 @@ def _sets_of_domains(table, images, domains, splits): # dict split -> `ImageSet`
         labels = np.concatenate([s.labels for s in parts.values()])
         if classes.isdisjoint(labels): raise ValueError(
             f'{table}: the domain {d!r} has no images of the classes of the reference, only of '
-            f'{first_few(np.array(images.classnames, object)[np.unique(labels)])}. Correct the labels, or remove its rows.')
+            f'{first_few(np.array(images.classnames, object)[np.unique(labels)])}. Correct the labels, or remove its '
+            'rows.')
     # a domain without test images is no shifted set
     no_test = [d for d, parts in sets.items() if parts.keys() == {'train'}]
+    trainable = [d for d in sets if 'train' in sets[d]]
     if unused: say_once(
-        f'{table}: {counted(unused, "training image")} of other domains ({first_few([d for d in sets if "train" in sets[d]])}) '
-        f'are not trained on.{f" {first_few(no_test)} has no others, and is no shifted set." if no_test else ""}')
+        f'{table}: {counted(unused, "training image")} of other domains ({first_few(trainable)}) are not trained on.'
+        + (f' {first_few(no_test)}: there are no others, and so no shifted set.' if no_test else ''))
     return reference, {printable(d): parts for d, parts in sets.items() if d not in no_test}
 
 # %% ../../nbs/api/data/14_suites.ipynb #336f4c26
@@ -523,7 +529,8 @@ def for_evaluation(cls:Suite,
     if isinstance(source, Suite): return source
     of_table = dict(reference_domain=reference_domain, **columns)
     if is_suite(source): return cls.of(source, **of_table)
-    if reference_domain or _sources_by_split(source) or len({*split_and_domain(source, **columns).get('split', [])}) > 1:
+    n_splits = len({*split_and_domain(source, **columns).get('split', [])})
+    if reference_domain or n_splits > 1 or _sources_by_split(source):
         return cls.of(source, classnames, **of_table)
     images = image_set(source, classnames, **columns)
     _warn_of_missing(images.name, images)

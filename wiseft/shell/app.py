@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Group', 'Column', 'ReferenceDomain', 'Use',
-           'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn',
+           'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'say_once', 'warn',
            'show_table', 'tables_hidden', 'in_percent', 'Commands', 'command', 'check_folder', 'set_workers',
            'output_option', 'control_images', 'of_table', 'chosen_device', 'load_methods', 'load_images',
            'load_by_name', 'split_names', 'split_numbers', 'check_ending']
@@ -42,13 +42,21 @@ def _is_first(): return not _several_processes() or (os.environ.get('RANK') or '
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
-_warnings = None # while a command runs, the texts that it has printed
+_printed = None # while a command runs, the texts that it has printed
+
+def _is_new(text): # bool
+    "Whether the command has not printed a text yet"
+    is_new = text not in (_printed or ())
+    if _printed is not None: _printed.add(text)
+    return is_new
+
+def say_once(text:str):
+    "Print a line to standard error, once in a command"
+    if _is_new(text): say(text)
 
 def warn(text:str):
     "Print a warning to standard error, once in a command"
-    if _warnings is not None and str(text) in _warnings: return
-    if _warnings is not None: _warnings.add(str(text))
-    say(f'warning: {text}', anyone=True)
+    if _is_new(str(text)): say(f'warning: {text}', anyone=True)
 
 def _escaped(text): # text
     "Escape markup and control characters: names may come from strangers' files"
@@ -110,8 +118,8 @@ def _errors_in_one_line(
     called, # option -> its name in this command
 ):
     "Turn errors into one line and an exit code, and Ctrl-C into the given line"
-    global _warnings
-    _warnings = set()
+    global _printed
+    _printed = set()
     try:
         # kill ends it as Ctrl-C does; messages say `--alpha 0.5`, not `alpha=0.5`
         with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
@@ -126,7 +134,7 @@ def _errors_in_one_line(
         if not (expected or not_installed):
             message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
         _exit(e, f'error: {message}', 1)
-    finally: _warnings = None
+    finally: _printed = None
 
 def _exit(error, words, code):
     "End the command with a last message, which only one of several processes prints"
@@ -377,10 +385,13 @@ def load_images(
 ): # `Suite`
     "Load the suite that the options name"
     from wiseft.data.labels import holds_images
+    from wiseft.data.objects import split_and_domain
     from wiseft.data.suites import Suite,folder_suite,group_of_suite,is_suite,load_suite
     if reference:
         images = folder_suite(reference, shift or [], classnames=classnames, **table)
-        if images.train and images.test.root == images.train.root: say( # both are parts of one folder
+        columns = {k: v for k, v in table.items() if k != 'reference_domain'}
+        one_source = images.train and images.test.root == images.train.root # both are parts of one folder or table
+        if one_source and 'split' not in split_and_domain(reference, **columns): say_once(
             f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
         return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')

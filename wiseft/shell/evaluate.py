@@ -55,7 +55,8 @@ def _evaluate_and_write(
         say(f'evaluating {place}')
         evaluated = members(loaded) # name -> classifier or ensemble
         images = load_images(suite, reference, shift, classnames, of_table(group, column, reference_domain),
-                             allow_incomplete=allow_incomplete, training=split=='validation') # ImageNet's training images, of which validation is a part
+                             allow_incomplete=allow_incomplete,
+                             training=split=='validation') # ImageNet's training images, of which validation is a part
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
             precision=precision, control=control_images(control, control_head), fast_jpeg=fast_jpeg)

@@ -23,7 +23,8 @@ ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
 Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100,
     help='With --alpha auto and --control: most points of accuracy that the average may lose on control sets.')]
 MergeBase = Annotated[Path, typer.Argument(
-    help="The initial model, a classifier folder or a file of weights (.safetensors, .pt). Or a YAML recipe in mergekit's format.")]
+    help="The initial model, a classifier folder or a file of weights (.safetensors, .pt). Or a YAML recipe in "
+         "mergekit's format.")]
 Finetuned = Annotated[Optional[List[Path]], typer.Argument(
     help='The fine-tuned model, of the same kind, or a peft adapter folder. Several for a rule that takes them.')]
 Alpha = Annotated[Optional[str], typer.Option('--alpha',

@@ -53,8 +53,8 @@ def _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed
     return [
         (first, dict(output=initial, **given, **common), initial),
         (train.finetune_, dict(
-            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, **table,
-            checkpoints=output/'checkpoints', resume=True, **common), finetuned),
+            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
+            **table, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
         (merge.merge_, dict(
             zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged, **images, **common), averaged),
         (evaluate.sweep_, dict(
