@@ -239,6 +239,8 @@ def test_a_folder_of_domains(splits, tmp_path):
     assert {p.parts[-3 - bool(splits)] for p in two.test.paths} == {"photo", "art"}
     with pytest.raises(ValueError, match="has no domain 'cartoon'"):
         folder_suite(pacs, [], reference_domain="cartoon")
+    with pytest.raises(ValueError, match="is no folder of domains"):
+        folder_suite(pacs / "photo", [], reference_domain="photo")
 
 
 def test_what_is_no_folder_of_domains(tmp_path):

@@ -135,7 +135,6 @@ def folder_suite(
     reference, of_domains = _reference_and_domains(reference, reference_domain, classnames, columns)
     suite = _suite_unchecked(reference, shifts, classnames, templates, name, read, of_domains)
     warn_of_images(suite)
-    _warn_of_untrained_classes(suite)
     return suite
 
 # read: function of a source, class names, and a name, which returns an `ImageSet`
@@ -229,7 +228,9 @@ def _reference_and_domains(source, reference_domain, classnames, columns): # sou
     domains = {}
     if isinstance(source, (str, Path)) and chosen and not is_suite(source):
         path = downloaded_path(source)
-        domains = domain_folders(path) if path.is_dir() else {}
+        if path.is_dir() and not (domains := domain_folders(path)): raise ValueError(
+            f'{path} is no folder of domains: expected several folders, each with folders of the same classes. Give the '
+            f'reference alone, and the shifted sets by {option("shifts", flag="--shift")}.')
     if domains: return _parts_of_folders(path, domains, chosen, classnames)
     values = {} if isinstance(source, ImageSet) else split_and_domain(source, **columns)
     if chosen and 'domain' not in values: raise ValueError(
@@ -326,8 +327,9 @@ def _sets_of_domains(table, images, domains, splits): # dict split -> `ImageSet`
 def warn_of_images(
     suite:Suite
 ):
-    "Warn of test sets that lack classes or share images with training or validation; ValueError if all are shared"
+    "Warn of classes that sets lack, and of test images that train or validate; ValueError if all of a set do"
     for name, images in suite.datasets().items(): _warn_of_missing(name, images)
+    _warn_of_untrained_classes(suite)
     # shared files, of n test images that were compared
     for name, (files, n) in shared_images(suite).items():
         if len(files) == n: raise ValueError(
