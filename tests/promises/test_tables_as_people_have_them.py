@@ -130,6 +130,9 @@ def test_columns_that_the_user_names(folder):
         image_set(pd.DataFrame(dict(a=[1])))
     with pytest.raises(ValueError, match="split='fold' names a column of a table, and .* has no columns"):
         folder_suite(folder / "images", [], split="fold")
+    for options in dict(domain="site"), dict(reference_domain="site A"):
+        with pytest.raises(ValueError, match=f"icons is a suite, .* Leave out {next(iter(options))}"):
+            Suite.of("icons", **options)
 
 
 def test_wilds_words(folder):

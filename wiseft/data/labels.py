@@ -190,7 +190,7 @@ def domain_folders(
     path:str|Path # of a folder
 ) -> dict: # name -> folder; {} unless there are several, each with folders of the same classes
     "The domains of a folder, such as photo and sketch, each with class folders or splits of them"
-    classes = {f: _classes_of_domain(f) for f in visible_folders(path)}
+    classes = {f: _classes_of_domain(f) for f in visible_folders(path) if f.name.lower() not in SPLITS}
     first = next(iter(classes.values()), ())
     same = len(classes) > 1 and all(names == first for names in classes.values())
     return {f.name: f for f in classes} if same and len(first) > 1 else {}

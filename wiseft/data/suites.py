@@ -434,7 +434,9 @@ def group_of_suite(
 ) -> str|None:
     "The column of groups, all that may be named of a suite; ValueError for the rest"
     check_column_names(columns)
-    if given := [k for k, v in dict(columns, reference_domain=reference_domain).items() if v]: raise ValueError(
+    given = [column_option(k, v) for k, v in columns.items() if v]
+    if reference_domain: given.append(option('reference_domain'))
+    if given: raise ValueError(
         f'{source} is a suite, whose folders say what is the reference and what is shifted. Leave out {given[0]}.')
     return group
 
