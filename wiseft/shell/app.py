@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Group', 'Column', 'ReferenceDomain', 'Use',
-           'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'say_once', 'warn',
+           'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn',
            'show_table', 'tables_hidden', 'in_percent', 'Commands', 'command', 'check_folder', 'set_workers',
            'output_option', 'control_images', 'of_table', 'chosen_device', 'load_methods', 'load_images',
            'load_by_name', 'split_names', 'split_numbers', 'check_ending']
@@ -50,7 +50,7 @@ def _is_new(text): # bool
     if _printed is not None: _printed.add(text)
     return is_new
 
-def say_once(text:str):
+def _say_once(text):
     "Print a line to standard error, once in a command"
     if _is_new(text): say(text)
 
@@ -391,7 +391,7 @@ def load_images(
         images = folder_suite(reference, shift or [], classnames=classnames, **table)
         columns = {k: v for k, v in table.items() if k != 'reference_domain'}
         one_source = images.train and images.test.root == images.train.root # both are parts of one folder or table
-        if one_source and 'split' not in split_and_domain(reference, **columns): say_once(
+        if one_source and 'split' not in split_and_domain(reference, **columns): _say_once(
             f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
         return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')
