@@ -137,7 +137,7 @@ OBJECTS = {
 }
 # cells that are refused for what the data lack, with the words of the refusal
 LACKS = {
-    "captions": "there is none named label or class. Captions are for `wiseft finetune FOLDER --captions`.",
+    "captions": "named label or class or target or y. Captions are for `wiseft finetune FOLDER --captions`.",
     ("captions", "predict"): None,
     ("shards without names", "zeroshot"): "no classnames.txt lies beside it to name the classes",
     ("shards without names", "probe"): "no classnames.txt lies beside it to name the classes",

@@ -309,7 +309,6 @@ def test_model_of_open_clip():
     "bench's order": (lambda f, o: bench(start(), f, "b"), r"bench\(suite, zeroshot, folder\) .* not a str"),
     "a module": (lambda f, o: wiseft.sweep(Net(), Net(), f), r"not a Net.*image_classifier\(MODULE, CL"),
     "images last": (lambda f, o: wiseft.sweep(start(), end(), start()), "labeled images: .*; got ImageClassifier"),
-    "a table": (lambda f, o: wiseft.finetune(start(), pd.DataFrame({"a": [1]})), "images: .*; got DataFrame"),
     "finetune's order": (lambda f, o: wiseft.finetune(Suite.of(f), start()), "takes an ImageClassifier, not a Suite"),
     "learner's order": (lambda f, o: wiseft.clip_learner(clip_dataloaders(f, start(), 8), start()), r"r\(classifier,"),
     "bs": (lambda f, o: wiseft.finetune(start(), f, bs=16), "called batch_size"),

@@ -225,7 +225,7 @@ def test_data_names_unreadable_images(work, tmp_path):
     (["finetune", "suite", "icons", "-o", "x"], "wiseft.json"),
     (["finetune", "zeroshot", "icons", "-o", "x"], "class"),
     (["merge", "zeroshot", "sweep.csv", "-o", "x"], "classifier folders or files, not both"),
-    (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
+    (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "is not a checkpoint"),
     (["zeroshot", "camera,heart", "--device", "gpu", "-o", "x"], "no device 'gpu'"),
     (["evaluate", "zeroshot", "--suite", "suite", "--device", "cuda:77"], "cuda:77"),
     (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESERVED', 'EMBEDDED', 'Suite', 'folder_suite', 'check_held_out', 'warn_of_images', 'shared_groups', 'shared_images',
-           'load_suite', 'is_suite', 'protocol', 'check_suite']
+           'load_suite', 'is_suite', 'group_of_suite', 'protocol', 'check_suite']
 
 # %% ../../nbs/api/data/14_suites.ipynb #49e1b0bc
 import hashlib, json, shutil
@@ -22,9 +22,10 @@ from .prompts import check_same_classes
 from .hashes import folder_hash
 from .shards import downloaded_path, local_copy, shard_files
 from .images import ImageSet
-from .labels import (SPLITS, find_columns, first_line, read_image_table, say_of_group, source_name,
-                                split_folders, unit_names, visible_folders)
-from .objects import has_columns, image_set
+from .labels import (IN_DISTRIBUTION, SPLITS, check_column_names, column_option, domain_folders, find_columns,
+                                first_line, read_image_table, say_of_unused, source_name, split_folders,
+                                unit_names, visible_folders)
+from .objects import has_columns, image_set, split_and_domain
 from .corruptions import corrupted_sets
 from .layouts import FAMILIES
 
@@ -122,18 +123,22 @@ def folder_suite(
     classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name
     templates:list|str='openai', # prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows
     name:str|None=None, # of the suite; default the reference folder's
-    group:str|None=None # of tables: column whose images belong together; default `group` or `family`
+    reference_domain:str|list|None=None, # of a table or a folder of domains: one or several; others are shifted sets
+    **columns:str # of tables, where they have other names than usual: file, label, group, split, domain
 ) -> Suite:
-    "A suite from image folders, or from any labeled images"
+    "A suite from image folders, from a table with splits and domains, or from any labeled images"
     def read(source, classnames, name):
-        has_groups = name == 'reference' or has_columns(source) # a shift may be a folder beside a table
-        return image_set(source, classnames, name, group=group if has_groups else None)
-    suite = _suite_unchecked(reference, shifts, classnames, templates, name, read)
+        if isinstance(source, ImageSet): return source # a part of a table
+        is_named = name == 'reference' or has_columns(source) # a shift may be a folder beside a table
+        return image_set(source, classnames, name, **(columns if is_named else {}))
+    if name is None: name = printable(source_name(reference)) if isinstance(reference, (str, Path)) else 'images'
+    reference, of_domains = _reference_and_domains(reference, reference_domain, classnames, columns)
+    suite = _suite_unchecked(reference, shifts, classnames, templates, name, read, of_domains)
     warn_of_images(suite)
     return suite
 
 # read: function of a source, class names, and a name, which returns an `ImageSet`
-def _suite_unchecked(reference, shifts, classnames, templates, name, read): # `Suite`
+def _suite_unchecked(reference, shifts, classnames, templates, name, read, of_domains={}): # `Suite`
     "`folder_suite` without its look at the images"
     sets = _reference_sets(reference, classnames, read) # train, validation, and test, as far as there are any
     names = next(iter(sets.values())).classnames
@@ -141,8 +146,7 @@ def _suite_unchecked(reference, shifts, classnames, templates, name, read): # `S
     if isinstance(shifts, list) and 'corruptions' in map(str, shifts) and not Path('corruptions').exists():
         shifts = [s for s in shifts if str(s) != 'corruptions']
         synthetic = corrupted_sets(sets['test'])
-    shifted = _shifted_sets(shifts, classnames or names, read)
-    if name is None: name = printable(source_name(reference)) if isinstance(reference, (str, Path)) else 'images'
+    shifted = _shifted_sets(_by_name(shifts) | of_domains, classnames or names, read)
     return Suite(name, names, templates, **sets, shifts=shifted['test'] | synthetic,
                  shift_validation=shifted['validation'], shift_train=shifted['train'])
 
@@ -196,15 +200,19 @@ def check_held_out(
         if (n > 0).sum() < min(2, (counts > 0).sum()): raise ValueError(sentence)
         warn_user(sentence)
 
+def _by_name(shifts): # dict name -> source
+    "Sources of shifted sets by their names"
+    if isinstance(shifts, dict): return shifts
+    paths = [shifts] if isinstance(shifts, (str, Path)) else list(shifts)
+    if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
+        'Shifted sets that are not folders need names: give a dict name -> images.')
+    shifts = {printable(source_name(p)): p for p in paths}
+    if len(shifts) < len(paths): raise ValueError(
+        f'Two shifted sets of {first_few(list(map(str, paths)), 5)} have one name. Give a dict name -> folder.')
+    return shifts
+
 def _shifted_sets(shifts, classnames, read): # split -> name -> `ImageSet`
     "Image sets of the shifts by their splits; one without splits is a test set"
-    if not isinstance(shifts, dict):
-        paths = [shifts] if isinstance(shifts, (str, Path)) else list(shifts)
-        if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
-            'Shifted sets that are not folders need names: give a dict name -> images.')
-        shifts = {printable(source_name(p)): p for p in paths}
-        if len(shifts) < len(paths): raise ValueError(
-            f'Two shifted sets of {first_few(list(map(str, paths)), 5)} have one name. Give a dict name -> folder.')
     # a set of each shift's splits, or a test set
     sets = dict(train={}, validation={}, test={})
     for name, source in shifts.items():
@@ -213,12 +221,115 @@ def _shifted_sets(shifts, classnames, read): # split -> name -> `ImageSet`
         for split, images in parts.items(): sets[split][name] = read(images, classnames, name)
     return sets
 
+# %% ../../nbs/api/data/14_suites.ipynb #53330bd0
+def _reference_and_domains(source, reference_domain, classnames, columns): # source of the reference, dict of shifts
+    "The reference, by its splits if a table has some, and the other domains of a table or a folder"
+    chosen = [reference_domain] if isinstance(reference_domain, str) else list(reference_domain or ())
+    domains = {}
+    if isinstance(source, (str, Path)) and chosen and not is_suite(source):
+        path = downloaded_path(source)
+        if path.is_dir() and not (domains := domain_folders(path)): raise ValueError(
+            f'{path} is no folder of domains: expected several folders, each with folders of the same classes. Give the '
+            f'reference alone, and the shifted sets by {option("shifts", flag="--shift")}.')
+    if domains: return _parts_of_folders(path, domains, chosen, classnames)
+    values = {} if isinstance(source, ImageSet) else split_and_domain(source, **columns)
+    if chosen and 'domain' not in values: raise ValueError(
+        f'{option("reference_domain", chosen[0])} is a value of a column, and there is none named domain. Say which it '
+        f'is: {column_option("domain", "COLUMN")}.')
+    if len({*values.get('domain', ())}) <= 1 and not {*values.get('split', ())} - {'train'}: return source, {}
+    images = image_set(source, classnames, 'reference', **columns | dict(split=False)) # all rows
+    return _parts_of_table(source, images, values, chosen)
+
+def _parts_of_folders(path, domains, chosen, classnames): # dict split -> `ImageSet`, or a folder; dict name -> folder
+    "The reference and the shifted sets of a folder of domains"
+    _check_domains(path, chosen, list(domains))
+    others = {printable(d): f for d, f in domains.items() if d not in chosen}
+    if len(chosen) == 1: return domains[chosen[0]], others
+    parts = [_sources_by_split(domains[d]) or dict(train=domains[d]) for d in chosen]
+    return {split: _joined([image_set(p[split], classnames, 'reference') for p in parts if split in p], path)
+            for split in dict.fromkeys(k for p in parts for k in p)}, others
+
+def _joined(sets, root): # `ImageSet`
+    "Image sets of folders as one"
+    for s in sets: check_same_classes(s.classnames, sets[0].classnames, str(s.root), str(sets[0].root))
+    paths, labels = [p for s in sets for p in s.paths], np.concatenate([s.labels for s in sets])
+    return ImageSet('reference', paths, labels, sets[0].classnames, root=root)
+
+def _check_domains(source, chosen, domains):
+    "ValueError unless the reference is one domain or some of them"
+    if not chosen: raise ValueError(
+        f'{source} has images of the domains {first_few(domains, 5)}. Say which are the reference, whose training '
+        'images are trained on; the others are shifted sets: '
+        + python_or_shell(f'folder_suite(…, reference_domain={domains[0]!r}).',
+                          f'{option("reference_domain", domains[0])}.'))
+    if unknown := [d for d in chosen if d not in domains]: raise ValueError(
+        f'{source} has no domain {unknown[0]!r}: {option("reference_domain")} is one of {first_few(domains, 8)}, or '
+        'several.')
+
+def _parts_of_table(source, images, values, chosen): # dict split -> `ImageSet`, dict domain -> the same
+    "The rows of a table by domain and split"
+    in_file = isinstance(source, (str, Path))
+    table, error = (source, BadFile) if in_file else (f'The {type(source).__name__}', ValueError)
+    n = len(images)
+    words = values.get('split', ['']*n)
+    if no_word := [f for f, w in zip(images.files(), words) if not w] if 'split' in values else []: raise error(
+        f'{table} has no split for {first_few(no_word)}. Write train, validation, or test.')
+    known = SPLITS | IN_DISTRIBUTION | {'': ''}
+    if unknown := [w for w in dict.fromkeys(words) if w.lower() not in known]: raise error(
+        f'{table}: the column of splits has {first_few(unknown)}. Expected {", ".join(known)[:-2]}. Rename the values, '
+        'or the column if it means something else.')
+    words = [w.lower() for w in words]
+    splits = np.array([known[w] for w in words])
+    # WILDS: id_val and id_test are of the reference, val and test of other domains
+    if {*words} & {*IN_DISTRIBUTION}:
+        if chosen: raise ValueError(
+            f'{table} has the splits id_val or id_test, which make the reference. Leave out '
+            f'{option("reference_domain")}.')
+        is_reference = np.isin(words, [w for w in SPLITS if SPLITS[w] == 'train'] + [*IN_DISTRIBUTION])
+        domains = np.where(is_reference, '', 'ood')
+    else:
+        domains = np.array(values.get('domain', ['']*n))
+        names = [d for d in dict.fromkeys(domains.tolist())]
+        if '' in names and 'domain' in values: raise error(
+            f'{table} has no domain for {first_few([f for f, d in zip(images.files(), domains) if not d])}. Write one.')
+        if len(names) > 1 or chosen: _check_domains(table, chosen, names)
+        domains = np.where(np.isin(domains, chosen or names), '', domains)
+    return _sets_of_domains(table, images, domains, splits)
+
+def _sets_of_domains(table, images, domains, splits): # dict split -> `ImageSet`, dict domain -> the same
+    "The parts of a table. `domains`: '' for the reference; `splits`: '' where the table has none"
+    sets, unused = {}, 0
+    for d in dict.fromkeys(['', *domains.tolist()]):
+        here = domains == d
+        alone = 'test' if d else 'train' # without a column of splits
+        parts = {s or alone: replace(images.subset(here & (splits == s)), name=printable(d) or 'reference')
+                 for s in dict.fromkeys(splits[here].tolist())}
+        if d: unused += len(parts.get('train', ()))
+        sets[d] = parts
+    reference = sets.pop('')
+    if not reference: raise ValueError(f'{table} has no rows of the reference.')
+    classes = {*np.concatenate([s.labels for s in reference.values()])}
+    for d, parts in sets.items():
+        labels = np.concatenate([s.labels for s in parts.values()])
+        if classes.isdisjoint(labels): raise ValueError(
+            f'{table}: the domain {d!r} has no images of the classes of the reference, only of '
+            f'{first_few(np.array(images.classnames, object)[np.unique(labels)])}. Correct the labels, or remove its '
+            'rows.')
+    # a domain without test images is no shifted set
+    no_test = [d for d, parts in sets.items() if parts.keys() == {'train'}]
+    trainable = [d for d in sets if 'train' in sets[d]]
+    if unused: say_once(
+        f'{table}: {counted(unused, "training image")} of other domains ({first_few(trainable)}) are not trained on.'
+        + (f' {first_few(no_test)}: there are no others, and so no shifted set.' if no_test else ''))
+    return reference, {printable(d): parts for d, parts in sets.items() if d not in no_test}
+
 # %% ../../nbs/api/data/14_suites.ipynb #336f4c26
 def warn_of_images(
     suite:Suite
 ):
-    "Warn of test sets that lack classes or share images with training or validation; ValueError if all are shared"
+    "Warn of classes that sets lack, and of test images that train or validate; ValueError if all of a set do"
     for name, images in suite.datasets().items(): _warn_of_missing(name, images)
+    _warn_of_untrained_classes(suite)
     # shared files, of n test images that were compared
     for name, (files, n) in shared_images(suite).items():
         if len(files) == n: raise ValueError(
@@ -231,6 +342,16 @@ def warn_of_images(
         f'{name}: {n} images are of {counted(len(groups), "group")} with {what} images of the reference '
         f'({first_few(groups)}); what it measures is partly memory. Leave a group out of one of the two; or, if only '
         'the names are equal, rename it.')
+
+def _warn_of_untrained_classes(suite):
+    "Warn of classes that only test or validation images have"
+    if suite.train is None: return
+    untrained = {*suite.train.missing}
+    tested = {c for s in (suite.validation, suite.test, *suite.shifts.values())
+              if s is not None and s.classnames == suite.classnames for c in {*s.classnames} - {*s.missing}}
+    if both := [c for c in suite.classnames if c in untrained & tested]: warn_user(
+        f'There are no training images of {first_few(both)}, but test or validation images. Correct the labels, remove '
+        'these images, or give training images of the class.')
 
 def shared_groups(
     suite:Suite
@@ -307,6 +428,18 @@ def is_suite(
     path = local_copy(source)
     return (path/'reference').is_dir() or (path/'reference.tar').is_file()
 
+def group_of_suite(
+    source, # as `is_suite` takes it
+    reference_domain=None, group:str|None=None, **columns:str # as `folder_suite` takes them
+) -> str|None:
+    "The column of groups, all that may be named of a suite; ValueError for the rest"
+    check_column_names(columns)
+    given = [column_option(k, v) for k, v in columns.items() if v]
+    if reference_domain: given.append(option('reference_domain'))
+    if given: raise ValueError(
+        f'{source} is a suite, whose folders say what is the reference and what is shifted. Leave out {given[0]}.')
+    return group
+
 def _embedded_folder(name): # Path
     "Folder of an embedded suite in the cache, unpacked on first use and if a file there was changed"
     about = json.loads(package_data(f'{name}.json').read_text())
@@ -341,14 +474,14 @@ def _table_of_groups(folder, group): # Path, or None
         columns = find_columns(file, names, group=group if group in names else None)
         if 'file' not in columns or 'predicted' in names: continue # of results, or of predictions
         if group in names if group else 'group' in columns or 'original' in columns: return file
-        if not group: say_of_group(file, names, columns)
+        if not group: say_of_unused(file, names, columns)
     if group: raise ValueError(
         f'{folder}: {option("group", group)} names a column, and no table of images there has it. Write a table '
         f'(.csv) with the columns file and {group}.')
 
 def _rows_by_file(file, group): # DataFrame with the columns group and original, as far as there are any
     "The rows of a table of images by the name of the file"
-    t = read_image_table(file, 'file', group)
+    t = read_image_table(file, 'file', group=group)
     # files may be relative to the folder's parent; the folder may have had another name
     first = t.file.str.split('/').str[0].unique()
     if len(first) == 1 and not (file.parent/first[0]).exists():
@@ -373,7 +506,8 @@ def of(cls:Suite,
     source, # a suite's name or folder; what `image_set` takes; or its splits: a folder, or a dict with such names
     classnames:list|dict|None=None, # list that fixes names and order, or dict from the source's names to yours
     templates:list|str='openai', # prompt templates, where the source has none
-    group:str|None=None # of a table: column whose images belong together; default `group` or `family`
+    reference_domain:str|list|None=None, # as `folder_suite` takes it
+    **columns:str # as `folder_suite` takes them
 ) -> Suite:
     "Make a suite of labeled images in any form"
     if isinstance(source, Suite): return source
@@ -383,21 +517,26 @@ def of(cls:Suite,
             "projection.")
         # 'aside': without a reference, it is no shift
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, role='aside')})
-    if is_suite(source): return load_suite(source, classnames=classnames, group=group)
-    return folder_suite(source, [], classnames=classnames, templates=templates, group=group)
+    if is_suite(source):
+        return load_suite(source, classnames=classnames, group=group_of_suite(source, reference_domain, **columns))
+    return folder_suite(source, [], classnames, templates, reference_domain=reference_domain, **columns)
 
 # %% ../../nbs/api/data/14_suites.ipynb #a1d4aa80
 @patch(cls_method=True)
 def for_evaluation(cls:Suite,
     source, # as `Suite.of` takes it
     classnames:list|None=None, # of the classifier
-    group:str|None=None # as `Suite.of` takes it
+    reference_domain:str|list|None=None, # as `folder_suite` takes it
+    **columns:str # as `folder_suite` takes them
 ): # `Suite`, or `ImageSet`
     "Make a suite, or an image set of a source without splits"
     if isinstance(source, Suite): return source
-    if is_suite(source): return cls.of(source, group=group)
-    if _sources_by_split(source): return cls.of(source, classnames, group=group)
-    images = image_set(source, classnames, group=group)
+    of_table = dict(reference_domain=reference_domain, **columns)
+    if is_suite(source): return cls.of(source, **of_table)
+    n_splits = len({*split_and_domain(source, **columns).get('split', [])})
+    if reference_domain or n_splits > 1 or _sources_by_split(source):
+        return cls.of(source, classnames, **of_table)
+    images = image_set(source, classnames, **columns)
     _warn_of_missing(images.name, images)
     return images
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Group', 'Use', 'Precision', 'Half',
-           'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent',
-           'Commands', 'command', 'check_folder', 'set_workers', 'output_option', 'control_images', 'chosen_device',
-           'load_methods', 'load_images', 'load_by_name', 'split_names', 'split_numbers', 'check_ending']
+           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Group', 'Column', 'ReferenceDomain', 'Use',
+           'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn',
+           'show_table', 'tables_hidden', 'in_percent', 'Commands', 'command', 'check_folder', 'set_workers',
+           'output_option', 'control_images', 'of_table', 'chosen_device', 'load_methods', 'load_images',
+           'load_by_name', 'split_names', 'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -41,13 +42,21 @@ def _is_first(): return not _several_processes() or (os.environ.get('RANK') or '
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
-_warnings = None # while a command runs, the texts that it has printed
+_printed = None # while a command runs, the texts that it has printed
+
+def _is_new(text): # bool
+    "Whether the command has not printed a text yet"
+    is_new = text not in (_printed or ())
+    if _printed is not None: _printed.add(text)
+    return is_new
+
+def _say_once(text):
+    "Print a line to standard error, once in a command"
+    if _is_new(text): say(text)
 
 def warn(text:str):
     "Print a warning to standard error, once in a command"
-    if _warnings is not None and str(text) in _warnings: return
-    if _warnings is not None: _warnings.add(str(text))
-    say(f'warning: {text}', anyone=True)
+    if _is_new(str(text)): say(f'warning: {text}', anyone=True)
 
 def _escaped(text): # text
     "Escape markup and control characters: names may come from strangers' files"
@@ -57,6 +66,7 @@ def _escaped(text): # text
 # %% ../../nbs/api/shell/00_app.ipynb #e7852a36
 def show_table(frame, title:str|None=None):
     "Print a DataFrame as a table, without its index"
+    if _tables_are_hidden: return
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame:
         numbers = frame[c].dtype.kind in 'iuf' # integers, floats
@@ -70,6 +80,16 @@ def show_table(frame, title:str|None=None):
             cells.append(_escaped(text))
         table.add_row(*cells)
     standard_output().print(table)
+
+_tables_are_hidden = False
+
+@contextmanager
+def tables_hidden():
+    "In the block, no tables are printed"
+    global _tables_are_hidden
+    _tables_are_hidden = True
+    try: yield
+    finally: _tables_are_hidden = False
 
 # %% ../../nbs/api/shell/00_app.ipynb #231107ff
 def in_percent(
@@ -98,8 +118,8 @@ def _errors_in_one_line(
     called, # option -> its name in this command
 ):
     "Turn errors into one line and an exit code, and Ctrl-C into the given line"
-    global _warnings
-    _warnings = set()
+    global _printed
+    _printed = set()
     try:
         # kill ends it as Ctrl-C does; messages say `--alpha 0.5`, not `alpha=0.5`
         with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
@@ -114,7 +134,7 @@ def _errors_in_one_line(
         if not (expected or not_installed):
             message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
         _exit(e, f'error: {message}', 1)
-    finally: _warnings = None
+    finally: _printed = None
 
 def _exit(error, words, code):
     "End the command with a last message, which only one of several processes prints"
@@ -285,6 +305,27 @@ def control_images(
 Group = Annotated[Optional[str], typer.Option('--group',
     help='Column of a table of images whose images belong together, such as patient_id: they are never divided '
          'between training and test images. Default: group or family.')]
+Column = Annotated[Optional[List[str]], typer.Option('--column',
+    help='Column of a table of images, if it has another name than usual: file=NAME, label=NAME, split=NAME, or '
+         'domain=NAME. Repeat it for several.')]
+ReferenceDomain = Annotated[Optional[List[str]], typer.Option('--reference-domain',
+    help='Of a table with a column domain, or of a folder of domains: the one that is the reference; the others are '
+         'shifted sets. Repeat it for several.')]
+
+def of_table(
+    group:str|None=None, column:list|None=None, reference_domain:list|None=None, # as the options of the same names
+) -> dict: # as `folder_suite` takes them
+    "How a table is read: the columns that the options name, and the domains of the reference"
+    from wiseft.data.labels import NAMED_COLUMNS
+    named = dict(group=group, reference_domain=list(reference_domain or []))
+    for text in column or []:
+        ours, _, name = text.partition('=')
+        if ours not in NAMED_COLUMNS or not name: raise typer.BadParameter(
+            f'--column takes one of {", ".join(NAMED_COLUMNS)} and a column of your table, such as label=diagnosis; '
+            f'got {text!r}.')
+        named[ours] = name
+    return {k: v for k, v in named.items() if v}
+
 Use = Annotated[Optional[List[Path]], typer.Option('--use',
     help='Python file with methods of your own. It is executed.')]
 Precision = Annotated[Optional[StrEnum('Precision', 'fp32 bf16')], typer.Option('--precision',
@@ -339,21 +380,25 @@ def load_methods(
 def load_images(
     suite:str|None=None, reference:Path|None=None, shift:list|None=None, # as the options of the same names
     classnames:list|None=None, # of the classifier
-    group:str|None=None, # as the option
+    table:dict={}, # as `of_table` returns it
     **options # of `load_suite`
 ): # `Suite`
     "Load the suite that the options name"
     from wiseft.data.labels import holds_images
-    from wiseft.data.suites import Suite,folder_suite,is_suite,load_suite
+    from wiseft.data.objects import split_and_domain
+    from wiseft.data.suites import Suite,folder_suite,group_of_suite,is_suite,load_suite
     if reference:
-        images = folder_suite(reference, shift or [], classnames=classnames, group=group)
-        if images.train and images.test.root == images.train.root: say( # both are parts of one folder
+        images = folder_suite(reference, shift or [], classnames=classnames, **table)
+        columns = {k: v for k, v in table.items() if k != 'reference_domain'}
+        one_source = images.train and images.test.root == images.train.root # both are parts of one folder or table
+        if one_source and 'split' not in split_and_domain(reference, **columns): _say_once(
             f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
         return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')
     # a single set, or train/validation/test: it is no suite, whose folder has reference/ and shifted sets
-    if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames, group))
-    try: return load_suite(suite, classnames=classnames, group=group, **options)
+    if holds_images(suite, table.get('file')) and not is_suite(suite):
+        return Suite.of(Suite.for_evaluation(suite, classnames, **table))
+    try: return load_suite(suite, classnames=classnames, group=group_of_suite(suite, **table), **options)
     except ValueError as e:
         if suite != 'icons': raise
         raise ValueError(

@@ -12,9 +12,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Classifier, Control, ControlHead, Device, Group, Reference, Shift, SuiteName, Use, Workers
-from .app import chosen_device, command, control_images, load_images, load_methods, output_option, say
-from .app import show_table, split_names, split_numbers, standard_output, wrote
+from .app import Classifier, Column, Control, ControlHead, Device, Group, Reference, ReferenceDomain, Shift, SuiteName
+from .app import Use, Workers, chosen_device, command, control_images, load_images, load_methods, of_table
+from .app import output_option, say, show_table, split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
@@ -45,8 +45,9 @@ GroupsOption = Annotated[Optional[bool], typer.Option('--groups/--no-groups',
          stopped='the same command goes on from here')
 def bench_(
     classifier:Classifier, output:BenchFolder,
-    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, group:Group=None, control:Control=None,
-    control_head:ControlHead=None,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
+    control:Control=None, control_head:ControlHead=None,
     methods:Annotated[Optional[str], typer.Option(
         '--methods', help='Comma-separated names; `wiseft methods` lists them. Default: all that can compete.')]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Epochs of each fine-tuning.')]=10,
@@ -71,7 +72,8 @@ def bench_(
     from wiseft.bench.outcome import resampling_units
     device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
-    images = load_images(suite, reference, shift, start.classnames, group)
+    table = of_table(group, column, reference_domain)
+    images = load_images(suite, reference, shift, start.classnames, table)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False) # of every fine-tuning
     plan = plan_bench(images, start, output, methods=names, seeds=range(seeds), lrs=rates,
                       control=control_images(control, control_head), **recipe)

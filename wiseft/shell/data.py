@@ -13,7 +13,8 @@ from typing import Annotated,Optional
 
 import typer
 
-from .app import DataRoot,Group,Use,command,load_methods,say,show_table,standard_output,wrote
+from .app import (
+    Column,DataRoot,Group,ReferenceDomain,Use,command,load_methods,of_table,say,show_table,standard_output,wrote)
 
 # %% ../../nbs/api/shell/01_data.ipynb #dabe02a9
 @command('wiseft models', 'wiseft models ViT-B-32', 'wiseft models ViT-L-14 --memory')
@@ -93,7 +94,7 @@ Yes = Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.
          'wiseft data photos/train')
 def data(
     source:Source=None,
-    group:Group=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     root:DataRoot=None,
     download:Download=False, yes:Yes=False,
 ):
@@ -110,7 +111,7 @@ def data(
     if source is None or source in FAMILIES: return _print_published(source)
     if is_on_hub(source) and not source.startswith('hf:'): return _print_published('imagenet', source)
     # the user's own: count, and open every image
-    sets, rows, bad = sets_of(source, group=group), [], []
+    sets, rows, bad = sets_of(source, None, **of_table(group, column, reference_domain)), [], []
     for (name, split), images in sets.items():
         classes, groups = len(images.classnames)-len(images.missing), len(set(images.groups or []))
         rows.append(dict(set=name, split=split, images=len(images), classes=classes, groups=groups))
@@ -166,17 +167,12 @@ def _download_from_hub(name, yes):
     for f in sets: wrote(fetch(f))
 
 # %% ../../nbs/api/shell/01_data.ipynb #14664eab
-def sets_of(source, classnames=None, group=None):
-    "(name, split) -> image set, of a suite or a folder"
-    from wiseft.data.suites import folder_suite, is_suite, load_suite
-    from wiseft.data.objects import image_set
-    from wiseft.data.labels import source_name, split_folders
-    from wiseft.data.shards import local_copy
-    if is_suite(source): return load_suite(source, classnames=classnames, group=group).sets()
-    path = local_copy(source)
-    if path.is_dir() and split_folders(path):
-        return folder_suite(source, [], classnames=classnames, group=group).sets()
-    return {(source_name(source), 'all'): image_set(source, classnames, group=group)}
+def sets_of(source, classnames=None, **table): # as `of_table` returns it
+    "(name, split) -> image set, of a suite, a folder, or a table"
+    from wiseft.data.suites import Suite
+    from wiseft.data.labels import source_name
+    images = Suite.for_evaluation(source, classnames, **table)
+    return images.sets() if isinstance(images, Suite) else {(source_name(source), 'all'): images}
 
 # %% ../../nbs/api/shell/01_data.ipynb #6756b946
 @command('wiseft cache', 'wiseft cache --clear')

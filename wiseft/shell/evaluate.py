@@ -14,9 +14,10 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,ControlHead,DataRoot,Device,FastJpeg,Force,Group,Metrics,Precision,
-    Reference,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,control_images,
-    in_percent,load_by_name,load_images,load_methods,say,show_table,split_names,split_numbers,warn,wrote)
+    AllowIncomplete,Classifier,Classifiers,Column,Control,ControlHead,DataRoot,Device,FastJpeg,Force,Group,Metrics,
+    Precision,Reference,ReferenceDomain,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,
+    command,control_images,in_percent,load_by_name,load_images,load_methods,of_table,say,show_table,split_names,
+    split_numbers,warn,wrote)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #7d2800d8
 Table = Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]
@@ -29,6 +30,8 @@ def _evaluate_and_write(
     reference:Reference=None,
     shift:Shift=None,
     group:Group=None,
+    column:Column=None,
+    reference_domain:ReferenceDomain=None,
     control:Control=None,
     control_head:ControlHead=None,
     root:DataRoot=None,
@@ -51,7 +54,8 @@ def _evaluate_and_write(
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
         evaluated = members(loaded) # name -> classifier or ensemble
-        images = load_images(suite, reference, shift, classnames, group, allow_incomplete=allow_incomplete,
+        images = load_images(suite, reference, shift, classnames, of_table(group, column, reference_domain),
+                             allow_incomplete=allow_incomplete,
                              training=split=='validation') # ImageNet's training images, of which validation is a part
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
@@ -135,8 +139,9 @@ _Averaged = Annotated[Optional[Path], typer.Option('--averaged',
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
-    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, group:Group=None, control:Control=None,
-    control_head:ControlHead=None,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
+    control:Control=None, control_head:ControlHead=None,
     root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
     split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str], typer.Option('--alphas',
@@ -173,8 +178,8 @@ def sweep_(
         # the table: a row per method, α, and set
         say(f'sweeping {place}')
         families = dict(by=[m.name for m in methods]) if by else {} # by default averages of weights and of outputs
-        images = load_images(suite, reference, shift, start.classnames, group, allow_incomplete=allow_incomplete,
-                             training=training)
+        images = load_images(suite, reference, shift, start.classnames, of_table(group, column, reference_domain),
+                             allow_incomplete=allow_incomplete, training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,
             control=control_images(control, control_head), fast_jpeg=fast_jpeg, **families)

@@ -13,8 +13,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Control,ControlHead,Device,Force,Group,Half,Reference,Use,Workers,chosen_device,command,control_images,in_percent,
-    load_methods,output_option,say,show_table,wrote)
+    Column,Control,ControlHead,Device,Force,Group,Half,Reference,ReferenceDomain,Use,Workers,chosen_device,command,
+    control_images,in_percent,load_methods,of_table,output_option,say,show_table,wrote)
 from .train import Settings,suite_of,with_settings
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7a4ec2a0
@@ -23,7 +23,8 @@ ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
 Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100,
     help='With --alpha auto and --control: most points of accuracy that the average may lose on control sets.')]
 MergeBase = Annotated[Path, typer.Argument(
-    help="The initial model, a classifier folder or .safetensors file. Or a YAML recipe in mergekit's format.")]
+    help="The initial model, a classifier folder or a file of weights (.safetensors, .pt). Or a YAML recipe in "
+         "mergekit's format.")]
 Finetuned = Annotated[Optional[List[Path]], typer.Argument(
     help='The fine-tuned model, of the same kind, or a peft adapter folder. Several for a rule that takes them.')]
 Alpha = Annotated[Optional[str], typer.Option('--alpha',
@@ -46,12 +47,13 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Check models, images, a
 def merge_(
     zeroshot:MergeBase, finetuned:Finetuned=None, *, output:MergeOutput,
     alpha:Alpha=None, rule:MergeRule='weight-space', settings:Settings=None,
-    suite:ValidationSuite=None, reference:Reference=None, group:Group=None,
+    suite:ValidationSuite=None, reference:Reference=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     keep:Keep=None, control:Control=None, control_head:ControlHead=None,
     precision:Half=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
-    "Average the weights of two classifiers, or merge several, or .safetensors files of any model."
+    "Average the weights of two classifiers, or merge several, or files of weights of any model."
     from wiseft.weights.files import MERGEKIT_WORDS
     from wiseft.weights.merge import merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
@@ -87,7 +89,8 @@ def merge_(
     if dry_run: return say(f'nothing is missing: {names} can be merged')
     # merge: folders of classifiers, or .safetensors files of any model
     control = control_images(control, control_head)
-    if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, keep, control, group)
+    table = of_table(group, column, reference_domain)
+    if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, keep, control, table)
     else: merge_by_recipe(recipe, output, force=force)
     # what was done, such as 'merged by weight-space, alpha=0.5'; of mergekit's methods in its words
     if from_recipe: say(f'merged {names}')
@@ -134,7 +137,7 @@ def _validation_source(suite, reference): # dict, as in a `Recipe`
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
 # %% ../../nbs/api/shell/03_merge.ipynb #0b443d98
-def _merge_classifiers(recipe, output, device, force, auto, keep, control, group):
+def _merge_classifiers(recipe, output, device, force, auto, keep, control, table):
     "Merge saved classifiers, with an α chosen on validation images if `auto`, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
@@ -150,7 +153,7 @@ def _merge_classifiers(recipe, output, device, force, auto, keep, control, group
         images = None
         if auto or recipe.method.needs_images:
             source = recipe.images.get('suite') or recipe.images['reference']
-            images = suite_of(source, load(recipe.paths[0]).classnames, group=group).validation
+            images = suite_of(source, load(recipe.paths[0]).classnames, table=table).validation
         if auto:
             base = load(recipe.base)
             finetuned = load(recipe.finetuned[0], base) # an adapter is put into the base

@@ -12,7 +12,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from wiseft.shell.app import (
-    Control,DataRoot,Force,Group,Reference,Results,Shift,check_ending,command,load_images,output_option,
+    Column,Control,DataRoot,Force,Group,Reference,ReferenceDomain,Results,Shift,check_ending,command,load_images,
+    of_table,output_option,
     say,warn,wrote)
 
 # %% ../../nbs/api/shell/05_report.ipynb #41c656a7
@@ -60,7 +61,8 @@ ClipBenchmark = Annotated[Optional[Path], typer.Option('--clip-benchmark',
 def report(
     results:Tables,
     output:Page=None,
-    suite:ImageSuite=None, reference:Reference=None, shift:Shift=None, group:Group=None, control:Control=None,
+    suite:ImageSuite=None, reference:Reference=None, shift:Shift=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None, control:Control=None,
     root:DataRoot=None,
     clip_benchmark:ClipBenchmark=None,
     force:Force=False,
@@ -101,7 +103,8 @@ def report(
         comparisons = pd.concat(both, ignore_index=True)
     elif not several:
         answers = predictions[names[0]]
-        if answers and source: images = evaluated_images(answers, suite, reference, shift, control, group)
+        if answers and source: images = evaluated_images(
+            answers, suite, reference, shift, control, of_table(group, column, reference_domain))
         elif answers: say('no pictures of images whose answers changed: for these give --reference and --shift, or '
                           '--suite, as to sweep')
     # the title, such as 'iconclip on photos, sketches'
@@ -141,13 +144,14 @@ def _alpha_of_report(table, recipe): # `ChosenAlpha`; its `validated` is the α 
 def evaluated_images(
     predictions, # `KeptPredictions`
     suite:str|None, reference:Path|None=None, shift:list|None=None,
-    control:list|None=None, group:str|None=None, # as the options say
+    control:list|None=None, # as the options say
+    table:dict={}, # as `of_table` returns it
 ) -> dict: # set -> `ImageSet`
     "The evaluated images, of sets that are unchanged"
     from wiseft.data.control import control_sets
     evaluated = predictions.images # a row per image
     split = evaluated.split.iloc[0]
-    options = dict(group=group, allow_incomplete=True, training=split == 'validation')
+    options = dict(table=table, allow_incomplete=True, training=split == 'validation')
     try: loaded = load_images(suite, reference, shift, **options)
     except ValueError: # shifted sets may have classes that the reference lacks; only pictures are taken from here
         classnames = list(evaluated.label[evaluated.role != 'control'].unique())

@@ -15,8 +15,8 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Device,Force,Group,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
-    standard_output,wrote)
+    Column,Device,Force,Group,ReferenceDomain,Seed,Workers,app,chosen_device,command,of_table,output_option,say,
+    set_workers,show_table,standard_output,tables_hidden,wrote)
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
@@ -37,22 +37,24 @@ def _shell_line(command, given): # text; given: argument of the function -> valu
     return shlex.join(words)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-def _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device): # clip: options of `zeroshot`
+# table: options that say how a table is read; clip: options of `zeroshot`
+def _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed, device):
     "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
     results, page = output/'results.csv', output/'report.html'
     common = dict(device=device, force=True) # given again alone, a command replaces what it wrote
-    images = dict(suite=data, group=group) if is_suite(data) else dict(reference=data, group=group)
+    images = dict(suite=data) if is_suite(data) else dict(reference=data)
+    images |= table
     # the initial classifier: zero-shot, or a vision-only model with a linear probe
-    of_probe = dict(model=probe, weights=clip['pretrained'], data=data, group=group, seed=seed)
+    of_probe = dict(model=probe, weights=clip['pretrained'], data=data, seed=seed, **table)
     if probe: first, given = train.probe, of_probe
-    else: first, given = train.zeroshot, dict(classes=data, **clip)
+    else: first, given = train.zeroshot, dict(classes=data, **clip, **{k: v for k, v in table.items() if k != 'group'})
     return [
         (first, dict(output=initial, **given, **common), initial),
         (train.finetune_, dict(
-            classifier=initial, data=data, group=group, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size,
-            seed=seed, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
+            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
+            **table, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
         (merge.merge_, dict(
             zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged, **images, **common), averaged),
         (evaluate.sweep_, dict(
@@ -86,11 +88,11 @@ def _write_commands(output, steps, force):
         (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
 
 # %% ../../nbs/api/shell/08_run.ipynb #72e2130a
-def _load_images(data, shift, group, classnames): # `Suite`
+def _load_images(data, shift, table, classnames): # `Suite`
     "The images, without warnings, which the steps give"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return train.suite_of(data, classnames, shift, group)
+        return train.suite_of(data, classnames, shift, of_table(**table))
 
 def _sets_that_changed(folder, images): # names of sets that results.csv has of other images
     from wiseft.stats.table_io import read_results
@@ -99,12 +101,12 @@ def _sets_that_changed(folder, images): # names of sets that results.csv has of 
     evaluated = dict(zip(table.dataset, table.data_fingerprint))
     return [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
 
-def _check_same_images(folder, data, shift, group):
+def _check_same_images(folder, data, shift, table):
     "ValueError if finished steps used other images than there are now; a finished run may do without them"
     from wiseft.models.save import read_card
     card = read_card(folder/'finetuned')
     recipe, changed = card['recipe'], []
-    try: images = _load_images(data, shift, group, card['classnames'])
+    try: images = _load_images(data, shift, table, card['classnames'])
     except FileNotFoundError as e:
         if not (folder/'averaged'/'README.md').exists(): raise # the last step, the card, is to be done
         return say(f'the images were not found, and this run is finished: here is its result ({e})')
@@ -197,7 +199,7 @@ def run(
     shift:Annotated[Optional[List[Path]], typer.Option('--shift',
         help='A shifted set in class folders (repeat it for several), or corruptions: synthetic ones made from the '
              'test images.')]=None,
-    group:Group=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
     probe:Annotated[Optional[str], typer.Option('--probe',
@@ -227,22 +229,25 @@ def run(
     # what is to be done, and whether it can be
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
-    steps = _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device)
+    table = dict(group=group, column=column, reference_domain=reference_domain)
+    steps = _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned, changed_sets = output/'finetuned', []
     if force or not finetuned.exists(): # what is wrong with the images is found before training
-        images = _load_images(data, shift, group, classnames and read_classnames(classnames))
+        images = _load_images(data, shift, table, classnames and read_classnames(classnames))
         changed_sets = [] if force else _sets_that_changed(output, images)
     _write_commands(output, steps, force)
-    if finetuned.exists(): _check_same_images(output, data, shift, group)
+    if finetuned.exists(): _check_same_images(output, data, shift, table)
     set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
         'lists them')
-    _do_steps(output, steps, changed_sets)
+    with tables_hidden(): _do_steps(output, steps, changed_sets) # they are in the report
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
     done = Run(output)
-    if done.decision: say(f'\n{done.decision}')
+    if done.decision:
+        show_table(done.decision.table.reset_index(names=''), 'Accuracy in percent')
+        say(f'\n{done.decision}')
     return done
 
 # %% ../../nbs/api/shell/08_run.ipynb #b8d0af01

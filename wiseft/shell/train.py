@@ -17,8 +17,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Group,Seed,Use,Workers,chosen_device,command,load_images,load_methods,
-    output_option,say,wrote)
+    Classifier,Column,Device,Force,Group,ReferenceDomain,Seed,Use,Workers,chosen_device,command,load_images,
+    load_methods,of_table,output_option,say,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
@@ -49,10 +49,11 @@ Templates = Annotated[Optional[List[str]], typer.Option('--templates',
 def zeroshot(
     classes:Annotated[str, typer.Argument(
         help='Class names: a,b,c; a text file with one per line; a published set such as icons or imagenet; or a '
-             'folder of class folders.')],
+             'folder or table of images.')],
     output:ClassifierFolder,
     model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
     classnames:ClassNames=None, preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
+    column:Column=None, reference_domain:ReferenceDomain=None,
     device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
@@ -64,7 +65,7 @@ def zeroshot(
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
-        names = _classnames_from_argument(classes, classnames)
+        names = _classnames_from_argument(classes, classnames, of_table(None, column, reference_domain))
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0] # may name a list, such as openai
         classifier = zeroshot_classifier(clip, names, templates or None)
@@ -73,7 +74,8 @@ def zeroshot(
         classifier.save(tmp)
     wrote(output)
 
-def _classnames_from_argument(classes, classnames): # list; classnames: file with names for numbered class folders
+# classnames: file with names for numbered class folders; table: as `of_table` returns it
+def _classnames_from_argument(classes, classnames, table={}): # list
     "The class names that the argument stands for: names, a published set, images, or a text file"
     from wiseft.data.labels import holds_images
     from wiseft.data.layouts import FAMILIES,set_classes
@@ -82,8 +84,8 @@ def _classnames_from_argument(classes, classnames): # list; classnames: file wit
     if ',' in classes and not os.path.exists(classes): return [c.strip() for c in classes.split(',')]
     # shifted sets of ImageNet with classes of their own, besides the suites
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
-    if is_suite(classes) or holds_images(classes):
-        return next(iter(sets_of(classes, classnames and read_classnames(classnames)).values())).classnames
+    if is_suite(classes) or holds_images(classes, table.get('file')):
+        return next(iter(sets_of(classes, classnames and read_classnames(classnames), **table).values())).classnames
     if Path(classes).is_file(): return read_classnames(classes)
     raise ValueError(
         f'{classes!r} is neither a file nor a folder nor comma-separated names. Give one of these, or the name of a '
@@ -121,16 +123,16 @@ def suite_of(
     data:str, # the argument of a command
     classnames:list|None=None, # of the classifier
     shift:list|None=None, # shifted sets, for a folder that isn't a suite
-    group:str|None=None, # as `--group` gives it
+    table:dict={}, # as `of_table` returns it
 ): # `Suite`
-    "Load the suite, or a folder of images as the reference of one"
-    from wiseft.data.suites import is_suite,load_suite
-    if is_suite(data): return load_suite(data, classnames=classnames, group=group)
-    return load_images(reference=data, shift=shift, classnames=classnames, group=group)
+    "Load the suite, or images as the reference of one"
+    from wiseft.data.suites import Suite,is_suite
+    if is_suite(data): return Suite.of(data, classnames, **table)
+    return load_images(reference=data, shift=shift, classnames=classnames, table=table)
 
-def _suite_to_train_on(data, classnames=None, group=None): # `Suite`
+def _suite_to_train_on(data, classnames, table): # `Suite`
     "Load the suite; ValueError if it has no training images"
-    suite = suite_of(data, classnames, group=group)
+    suite = suite_of(data, classnames, table=table)
     if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
     return suite
 
@@ -148,7 +150,7 @@ def probe(
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:BatchSize=128,
     seed:Seed=0,
-    group:Group=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     workers:Workers=None,
     device:Device=None,
     force:Force=False,
@@ -160,7 +162,7 @@ def probe(
     device,place = chosen_device(device)
     with first_writes(output, force, 'classifier') as tmp: # None in all processes but the first
         vision = load_vision(model, weights, device=device)
-        suite = _suite_to_train_on(data, group=group)
+        suite = _suite_to_train_on(data, None, of_table(group, column, reference_domain))
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
@@ -258,7 +260,7 @@ def finetune_(
     resume:Annotated[bool, typer.Option('--resume',
         help='Continue from the last checkpoint of a stopped training.')]=False,
     method:MethodNames=None, settings:Settings=None,
-    captions:Captions=None, group:Group=None, use:Use=None,
+    captions:Captions=None, group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None, use:Use=None,
     workers:Workers=None, device:Device=None, force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
@@ -280,7 +282,7 @@ def finetune_(
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
-            suite = _suite_to_train_on(data, initial.classnames, group)
+            suite = _suite_to_train_on(data, initial.classnames, of_table(group, column, reference_domain))
             images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if initialize: initial = initialize(initial, images, validation)
         # what is going to happen

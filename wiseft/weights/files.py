@@ -106,13 +106,14 @@ def write_merged(
     method:Method|Callable|str=wise_ft, # as in `merge`
     force:bool=False, # replace an existing file?
     dtype:torch.dtype|None=None, # precision of the result; default that of the weights
+    read:Callable=weights_at, # reads a file
     **hyperparameters, # of the method, and of its `prepare`
 ) -> Path: # `out`
     "`merge` of files into a file, one tensor at a time; beside it are its recipe and what `prepare` computed"
     paths = list(finetuned) if base is None else [base, *finetuned]
     out, method = safetensors_name(out), as_method(method, 'merge').set(**hyperparameters)
     check_models(method, base, finetuned)
-    files, names = [weights_at(p, dtype) for p in paths], [str(p) for p in paths]
+    files, names = [read(p, dtype) for p in paths], [str(p) for p in paths]
     first, rest = (None, files) if base is None else (files[0], files[1:])
     ready_to_average(first, rest, names) # for its checks
     _warn_if_unrelated(files, names)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from functools import partial
+from pathlib import PurePath
 from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, warn_user
@@ -160,13 +161,23 @@ def ready_to_average(
     if not all(isinstance(m, Mapping) for m in models):
         if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
             f"Can't average {' and '.join(type(m).__name__ for m in models)}: give state dicts only, or classifiers "
-            'only.')
+            f'only.{_how_to_average(models)}')
         models[0].check_averageable(models[1:])
         if any(getattr(m, 'head_from_text', False) for m in models): models = [m.with_text() for m in models]
     names = names or _names_in_messages(base, finetuned)
     first, *others = [_state_dict(m) for m in models]
     for state, name in zip(others, names[1:]): check_compatible(first, state, (names[0], name))
     return (None, models) if base is None else (models[0], models[1:])
+
+def _how_to_average(models): # a sentence, or ''
+    "The call that averages models that are paths or modules"
+    files = [m for m in models if isinstance(m, (str, PurePath))]
+    if files: return (
+        f' Read files first: interpolate({", ".join(f"read_state_dict({str(f)!r})" for f in files[:2])}). Folders of '
+        f'classifiers are loaded by load_classifier.')
+    modules = [m for m in models if isinstance(m, nn.Module)]
+    return ' Of modules give state dicts: net.load_state_dict(interpolate(before.state_dict(), after.state_dict())).' \
+        if modules else ''
 
 # %% ../../nbs/api/weights/03_merge.ipynb #7b7504de
 def prepare_merge(

@@ -18,7 +18,8 @@ from ..base.files import atomic_path, blame_memory, existing_file
 from .layout import Positions
 from .merge import (TensorInfo, check_alpha, check_models, merge, merged_tensors, prepare_merge,
                                   ready_to_average, weighted_average)
-from .files import MERGEKIT_WORDS, is_path, recipe_text, weights_at, write_merged
+from .files import MERGEKIT_WORDS, Widened, is_path, recipe_text, weights_at, write_merged
+from .checkpoints import read_state_dict
 from .adapters import ADAPTER
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bfaaa7dc
@@ -250,12 +251,21 @@ def merge_by_recipe(
     "Carry out a recipe"
     if not isinstance(recipe, Recipe): recipe = read_recipe(recipe)
     out = Path(out)
-    if not (load and recipe.of_classifiers): return write_merged(
-        recipe.base, recipe.finetuned, out, recipe.method, force=force, dtype=_DTYPES.get(recipe.dtype))
+    if not (load and recipe.of_classifiers):
+        if out.suffix != '.safetensors': raise ValueError(
+            f'These are files of weights, and so is what is made of them. Call it {out.with_suffix(".safetensors")}.')
+        return write_merged(recipe.base, recipe.finetuned, out, recipe.method, force=force, read=_weights_of,
+                            dtype=_DTYPES.get(recipe.dtype))
     with atomic_path(out, force=force, kind='classifier') as tmp:
         classifier = merged_classifier(recipe, out, load, images)
         classifier.save(tmp, precision=HALVES.get(recipe.dtype))
     return out
+
+def _weights_of(path, dtype=None): # state dict
+    "Weights of any file that `read_checkpoint` reads; only those of safetensors are read one at a time"
+    if not Path(path).is_file() or Path(path).suffix == '.safetensors': return weights_at(path, dtype)
+    state = read_state_dict(path)
+    return Widened(state, torch.promote_types(dtype, torch.float32)) if dtype else state
 
 def merged_classifier(
     recipe:Recipe, # of classifiers
@@ -301,8 +311,8 @@ def _names_after_trial_merge(recipe, load): # names of the models' tensors
     check_models(method, recipe.base, recipe.finetuned)
     if load and recipe.of_classifiers: base, finetuned = _classifiers(recipe, load)
     else:
-        base = None if recipe.base is None else weights_at(recipe.base, dtype)
-        finetuned = [weights_at(path, dtype) for path in recipe.finetuned]
+        base = None if recipe.base is None else _weights_of(recipe.base, dtype)
+        finetuned = [_weights_of(path, dtype) for path in recipe.finetuned]
     paths = recipe.finetuned if base is None else [recipe.base, *recipe.finetuned]
     base, finetuned = ready_to_average(base, finetuned, [str(path) for path in paths])
     model = finetuned[0]
