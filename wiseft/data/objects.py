@@ -16,13 +16,13 @@ from PIL import Image
 from torch.utils.data import (ConcatDataset, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset,
                               SubsetRandomSampler, TensorDataset, default_collate, default_convert)
 from ..base.progress import say_once
-from ..base.text import first_few, option, python_or_shell, warn_user
+from ..base.text import first_few, python_or_shell, warn_user
 from .prompts import check_classnames, names_in_order
 from .decoding import as_picture
 from .shards import downloaded_path, local_copy
 from .images import ImageSet, PictureColumn, check_labels
-from .labels import (check_column_names, check_has_columns, column_option, find_columns, image_folder, is_table,
-                                match_labels, read_image_table, say_of_unused, say_order, source_name, unit_names,
+from .labels import (check_column_names, check_has_columns, column_option, find_columns, image_folder,
+                                is_table, match_labels, read_image_table, say_of_unused, say_order, source_name, unit_names,
                                 warn_of_splits)
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
