@@ -285,6 +285,7 @@ def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     assert re.match("Keep|The data cannot tell; keep", lines[-1])
     warned = [line for line in lines if line.startswith("warning: ")]
     assert len({*warned}) == len(warned) and "no test set" not in done.stderr
+    assert "which is not used" not in done.stderr
     assert done.stdout.count("Accuracy in percent") == 1 and "weight-space" not in done.stdout
     again = CliRunner().invoke(app, shlex.split(Path("out/commands.sh").read_text().splitlines()[-3])[1:])
     assert again.exit_code == 0, again.output

@@ -22,8 +22,8 @@ from .decoding import as_picture
 from .shards import downloaded_path, local_copy
 from .images import ImageSet, PictureColumn, check_labels
 from .labels import (check_column_names, check_has_columns, column_option, find_columns, image_folder,
-                                is_table, match_labels, read_image_table, say_of_unused, say_order, source_name, unit_names,
-                                warn_of_splits)
+                                is_table, match_labels, read_image_table, say_of_unused, say_order, source_name,
+                                unit_names, warn_of_splits)
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
 def _set_of_pair(images, labels, classnames, name): # `ImageSet`

@@ -22,8 +22,8 @@ from .prompts import check_same_classes
 from .hashes import folder_hash
 from .shards import downloaded_path, local_copy, shard_files
 from .images import ImageSet
-from .labels import (IN_DISTRIBUTION, SPLITS, check_column_names, column_option, domain_folders, find_columns,
-                                first_line, read_image_table, say_of_unused, source_name, split_folders,
+from .labels import (IN_DISTRIBUTION, SPLITS, check_column_names, column_option, domain_folders,
+                                find_columns, first_line, read_image_table, say_of_unused, source_name, split_folders,
                                 unit_names, visible_folders)
 from .objects import has_columns, image_set, split_and_domain
 from .corruptions import corrupted_sets
@@ -229,8 +229,8 @@ def _reference_and_domains(source, reference_domain, classnames, columns): # sou
     if isinstance(source, (str, Path)) and chosen and not is_suite(source):
         path = downloaded_path(source)
         if path.is_dir() and not (domains := domain_folders(path)): raise ValueError(
-            f'{path} is no folder of domains: expected several folders, each with folders of the same classes. Give the '
-            f'reference alone, and the shifted sets by {option("shifts", flag="--shift")}.')
+            f'{path} is no folder of domains: expected several folders, each with folders of the same classes. Give '
+            f'the reference alone, and the shifted sets by {option("shifts", flag="--shift")}.')
     if domains: return _parts_of_folders(path, domains, chosen, classnames)
     values = {} if isinstance(source, ImageSet) else split_and_domain(source, **columns)
     if chosen and 'domain' not in values: raise ValueError(

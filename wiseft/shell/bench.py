@@ -12,9 +12,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Classifier, Column, Control, ControlHead, Device, Group, Reference, ReferenceDomain, Shift, SuiteName
-from .app import Use, Workers, chosen_device, command, control_images, load_images, load_methods, of_table
-from .app import output_option, say, show_table, split_names, split_numbers, standard_output, wrote
+from .app import Classifier, Column, Control, ControlHead, Device, Group, Reference, ReferenceDomain, Shift
+from .app import SuiteName, Use, Workers, chosen_device, command, control_images, load_images, load_methods
+from .app import of_table, output_option, say, show_table, split_names, split_numbers
+from .app import standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c

@@ -49,7 +49,7 @@ def _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed
     # the initial classifier: zero-shot, or a vision-only model with a linear probe
     of_probe = dict(model=probe, weights=clip['pretrained'], data=data, seed=seed, **table)
     if probe: first, given = train.probe, of_probe
-    else: first, given = train.zeroshot, dict(classes=data, **clip, **{k: v for k, v in table.items() if k != 'group'})
+    else: first, given = train.zeroshot, dict(classes=data, **clip, **table)
     return [
         (first, dict(output=initial, **given, **common), initial),
         (train.finetune_, dict(

@@ -53,7 +53,7 @@ def zeroshot(
     output:ClassifierFolder,
     model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
     classnames:ClassNames=None, preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
-    column:Column=None, reference_domain:ReferenceDomain=None,
+    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
@@ -65,7 +65,7 @@ def zeroshot(
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
-        names = _classnames_from_argument(classes, classnames, of_table(None, column, reference_domain))
+        names = _classnames_from_argument(classes, classnames, of_table(group, column, reference_domain))
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0] # may name a list, such as openai
         classifier = zeroshot_classifier(clip, names, templates or None)
