@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cached_property, partial
 from itertools import chain
-from ..base.text import did_you_mean, first_few, python_or_shell, why_failed
+from ..base.text import did_you_mean, first_few, kind_and_shape, python_or_shell, why_failed
 from ..base.devices import widest_float
 from ..stats.metrics import batch_scores, batch_kl
 from ..stats.intervals import groups_for_interval, mean_of_set, mean_over_sets
@@ -241,7 +241,8 @@ def _own_metric(function):
             f'The metric {name} failed on {len(labels):,} images: {why_failed(e)}. It is called with probabilities '
             f'{scores.shape} and classes {labels.shape}, also without some of the images.') from e
         if np.shape(value) != () or not np.isfinite(value): raise ValueError(
-            f'The metric {name} returned {value!r} for {len(labels):,} images; expected one finite number.')
+            f'The metric {name} returned {value if np.isscalar(value) else kind_and_shape(value)} for {len(labels):,} '
+            'images; expected one finite number.')
         return float(value)
     def numbers(scores, truth): return of_blocks(checked, np.exp(scores.astype(float)), truth.labels, truth.units)
     return Metric(name, lambda o: o.log_probabilities, numbers=numbers, bounded=None)

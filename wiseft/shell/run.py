@@ -15,7 +15,7 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Device,Force,Group,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
+    Device,Force,Group,MetricName,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
     standard_output,wrote)
 from . import evaluate,merge,report,show,train
 
@@ -37,13 +37,15 @@ def _shell_line(command, given): # text; given: argument of the function -> valu
     return shlex.join(words)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-def _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device): # clip: options of `zeroshot`
+def _steps(data, output, shift, group, metric, clip, probe, epochs, lr, batch_size, seed, device): # clip: of `zeroshot`
     "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
     results, page = output/'results.csv', output/'report.html'
     common = dict(device=device, force=True) # given again alone, a command replaces what it wrote
     images = dict(suite=data, group=group) if is_suite(data) else dict(reference=data, group=group)
+    # the first of the table's metrics is the one that is decided by
+    metrics = None if metric in (None, 'suite') else ','.join(dict.fromkeys([metric, 'accuracy']))
     # the initial classifier: zero-shot, or a vision-only model with a linear probe
     of_probe = dict(model=probe, weights=clip['pretrained'], data=data, group=group, seed=seed)
     if probe: first, given = train.probe, of_probe
@@ -54,10 +56,10 @@ def _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed
             classifier=initial, data=data, group=group, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size,
             seed=seed, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
         (merge.merge_, dict(
-            zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged, **images, **common), averaged),
+            zeroshot=initial, finetuned=[finetuned], alpha='auto', metric=metric, output=averaged, **images, **common), averaged),
         (evaluate.sweep_, dict(
-            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, **images,
-            **common), results),
+            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, metrics=metrics,
+            **images, **common), results),
         (report.report, dict(results=[results], output=page, shift=shift, force=True, **images), page),
         (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
@@ -198,6 +200,7 @@ def run(
         help='A shifted set in class folders (repeat it for several), or corruptions: synthetic ones made from the '
              'test images.')]=None,
     group:Group=None,
+    metric:MetricName=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
     probe:Annotated[Optional[str], typer.Option('--probe',
@@ -227,7 +230,7 @@ def run(
     # what is to be done, and whether it can be
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
-    steps = _steps(data, output, shift, group, clip, probe, epochs, lr, batch_size, seed, device)
+    steps = _steps(data, output, shift, group, metric, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned, changed_sets = output/'finetuned', []
     if force or not finetuned.exists(): # what is wrong with the images is found before training
         images = _load_images(data, shift, group, classnames and read_classnames(classnames))

@@ -19,7 +19,7 @@ from ..stats.table_io import read_results
 from ..stats.caveats import reasons_to_doubt
 from ..analysis.decision import decision_beside
 from ..models.save import read_card
-from .plot_data import ENDS
+from .plot_data import ENDS, capital
 from .plots import plot_shifts
 
 # %% ../../nbs/api/show/05_card.ipynb #e873a80d
@@ -44,7 +44,7 @@ def write_card(
         check_fraction(table)
         first = first_metric(table)
         values |= dict(doubts=reasons_to_doubt(table, len(card['classnames'])), numbers=Markup(compact(first)),
-                       metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
+                       metric=capital(first.metric.iloc[0]), picture=first.method.isin(ENDS).any())
         # an average of weights, about which the predictions beside the table can say whether to keep it
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
         if isinstance(results, (str, Path)) and is_average:

@@ -15,7 +15,7 @@ from ..stats.table import CONTROL_MEAN, MEAN, INITIAL
 from ..stats.table import check_fraction, check_single, dataset_order, own_means, reference_set
 from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
                                percent_ticks, styled)
-from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curves, frontier, initial_name,
+from .plot_data import (ENDS, POINT_KEYS, accuracy_words, capital, curves, frontier, initial_name,
                                    known_baselines, labeled, shift_rows, single_points)
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
@@ -54,7 +54,7 @@ def plot_frontier(
     shown = [points.filter(like=side).to_numpy().ravel() for side in ('_reference', '_shift')]
     logit = all(fits_logit(values[~np.isnan(values)]) for values in shown) # both axes alike
     for axis, values in zip((ax.xaxis, ax.yaxis), shown): accuracy_axis(axis, values, logit)
-    ax.set(xlabel='Accuracy on the reference', ylabel=accuracy_words(table, dataset))
+    ax.set(xlabel=accuracy_words(table, 'the reference'), ylabel=accuracy_words(table, dataset))
     legend_beside([ax])
     return ax.figure
 
@@ -128,7 +128,7 @@ def plot_shifts(
         low, high = r.low.astype(float), r.high.astype(float)
         ax.hlines(y, low, high, color=color, lw=2, alpha=.5)
         ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=r.legend.iloc[0])
-    ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel='Accuracy')
+    ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel=capital(table.metric.iloc[0]))
     # reference and mean in bold, with lines between them and the other sets
     apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
@@ -171,7 +171,7 @@ def plot_robustness(
         ax.plot(grid, grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
         ax.set(**limits, xlabel='', ylabel='')
         ax.set_title(name, fontsize='small', loc='left')
-    fig.supxlabel('Accuracy on the reference', fontsize='medium')
+    fig.supxlabel(accuracy_words(table, 'the reference'), fontsize='medium')
     legend_beside(axes)
     return fig
 
@@ -190,22 +190,23 @@ def pictures(
 ): # yields `Picture`
     "All pictures that the table has rows for"
     check_fraction(table)
-    sets, reference = set(table.dataset), reference_set(table)
+    sets, reference, metric = set(table.dataset), reference_set(table), table.metric.iloc[0]
+    name = capital(metric)
     if reference and MEAN in sets: yield Picture(
-        'frontier', plot_frontier(table), 'Accuracy under shift against accuracy on the reference',
+        'frontier', plot_frontier(table), f'{name} under shift against {metric} on the reference',
         'Up and to the right is better. Crosses are 95 % intervals.')
     if reference and CONTROL_MEAN in sets: yield Picture(
-        'control', plot_control(table), 'Accuracy on control sets against accuracy on the reference',
-        'What else was forgotten: accuracy on sets of other tasks. Below the dotted line is less than before '
+        'control', plot_control(table), f'{name} on control sets against {metric} on the reference',
+        f'What else was forgotten: {metric} on sets of other tasks. Below the dotted line is less than before '
         'fine-tuning.')
     if curves(table): yield Picture(
-        'alpha', plot_alpha(table), 'Accuracy on each set against the mixing coefficient α',
+        'alpha', plot_alpha(table), f'{name} on each set against the mixing coefficient α',
         'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.')
     if table.method.isin(ENDS).any(): yield Picture(
-        'shifts', plot_shifts(table, alpha), 'Accuracy of the classifiers on each set',
+        'shifts', plot_shifts(table, alpha), f'{name} of the classifiers on each set',
         'Every set, with 95 % intervals.')
     if reference and known_baselines(table): yield Picture(
         'robustness', plot_robustness(table),
-        'Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models',
+        f'{name} on each shifted set against {metric} on the reference, with the baseline of standard models',
         'Each shifted set against the reference. Gray: the baseline of standard models, over the range it was fitted '
         'in; the distance above it is effective robustness.')
