@@ -145,10 +145,14 @@ def test_predictions_have_subgroups_only_where_there_are_some(tmp_path):
 
 
 def test_choose_alpha_counts_groups_for_its_standard_error():
+    from functools import partial
+
     from wiseft.infer.rules import _independent_images, standard_error
+    from wiseft.infer.scores import METRICS
+    independent = partial(_independent_images, metric=METRICS["accuracy"])
     once, often = (predictions(times).frame(method="zero-shot", dataset="line") for times in (1, SIZE))
-    assert _independent_images(once) == N_GROUPS == pytest.approx(_independent_images(often))
-    assert standard_error([0.6], _independent_images(often)) > 5 * standard_error([0.6], len(often))
+    assert independent(once) == N_GROUPS == pytest.approx(independent(often))
+    assert standard_error([0.6], independent(often)) > 5 * standard_error([0.6], len(often))
 
 
 def test_a_bench_is_over_groups_if_all_sets_have_enough_and_its_plan_says_so(tmp_path):

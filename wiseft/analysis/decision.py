@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..base.text import option
 from ..stats.table import INITIAL, MEAN, reference_rows
-from .predictions import compare_ends, predictions_file, read_predictions
+from ..stats.table_io import read_results
+from .predictions import compare_ends, metric_to_compare, predictions_file, read_predictions
 
 # %% ../../nbs/api/analysis/07_decision.ipynb #3e565572
 @dataclass
@@ -21,7 +22,7 @@ class Decision:
     alpha:float        # of the average
     established:bool   # False: the images can't tell
     reason:str
-    table:pd.DataFrame # accuracy in percent on the reference and under shift, and the difference with its interval
+    table:pd.DataFrame # accuracy, or another metric, in percent on the reference and under shift, and the difference with its interval
     def __str__(self):
         kept = f'{self.keep} (α = {self.alpha:g})' if self.keep == 'the average' else self.keep
         begin = 'Keep' if self.established else 'The data cannot tell; keep'
@@ -73,7 +74,7 @@ def decide(
     by_validation = sign == 0 and chosen == 0 and _sign(than_initial) <= 0
     if (gains <= 0).all() and (gains < 0).any() or by_validation:
         keep = 'the zero-shot classifier' if initial == 'zero-shot' else 'the initial model'
-        reason = _accuracies_in_words(table, initial)
+        reason = _accuracies_in_words(table, initial, rows.get('metric', pd.Series('accuracy')).iloc[0])
         if by_validation: reason += ' Validation images chose it, too (α = 0).'
         return Decision(keep, float(alpha), _sign(than_initial) < 0, reason, table)
     if keep == 'the average' and _sign(than_initial) < 0: reason += (
@@ -87,14 +88,17 @@ def _sign(r): # 1, -1, or 0 where the interval contains 0
 def _compared_in_words(r, other='the fine-tuned model'): # in words
     d = round(100*r.difference, 1)
     words = f'{abs(d):.1f} points {"more" if d > 0 else "less"} accurate than' if d else 'as accurate as'
+    if 'metric' in r: # another one
+        better = f'{abs(d):.1f} points {"better" if d > 0 else "worse"} in {r.metric} than'
+        words = better if d else f'as good in {r.metric} as'
     over = f' over {r.n_units} groups' if r.get('over') == 'families' else ''
     interval = '' if pd.isna(r.low) else f' (95 % interval{over} {100*r.low:+.1f} to {100*r.high:+.1f})'
     return f'{words} {other}{interval}'
 
-def _accuracies_in_words(table, initial): # a sentence
+def _accuracies_in_words(table, initial, metric): # a sentence
     words = {name: ' and '.join(f'{a:.1f} % {side}' for side, a in table[name].dropna().items())
              for name in (initial, 'average', 'fine-tuned')}
-    return (f'Its accuracy is {words[initial]}; that of the average is {words["average"]}, and that of the fine-tuned '
+    return (f'Its {metric} is {words[initial]}; that of the average is {words["average"]}, and that of the fine-tuned '
             f'model {words["fine-tuned"]}.')
 
 def _accuracy_row(rows): # a row of `Decision.table`; rows of `compare`, index: `a`
@@ -112,5 +116,7 @@ def decision_beside(
 ) -> Decision|None: # None where no predictions, or not both classifiers, are beside it
     "The decision that follows from the predictions beside a results table"
     file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5
-    comparisons = compare_ends(read_predictions(file), average) if file.exists() else None
+    if not file.exists(): return None
+    predictions = read_predictions(file)
+    comparisons = compare_ends(predictions, average, metric_to_compare(read_results(results), predictions))
     return None if comparisons is None else decide(comparisons, average, alpha if chosen else None)

@@ -9,15 +9,16 @@ __all__ = ['forgetting', 'say_forgetting', 'what_it_forgot']
 import numpy as np, pandas as pd
 from ..base.text import counted, python_or_shell
 from ..stats.table import CONTROL_MEAN, IDENTITY, INITIAL
-from ..infer.scores import KeptPredictions
+from ..infer.scores import KeptPredictions, Metric
 from .paired import compare
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
 def forgetting(
     predictions:KeptPredictions, # of `evaluate` or `sweep` with control sets and keep_predictions=True
-    some=None # dicts of columns that pick a classifier, as dict(method='fine-tuned'); default all but the initial model
-# one row per classifier and control set, and one for their mean: `IDENTITY`, dataset, n, start (accuracy of the
-# initial model), value, change, low, high, fell, n_sets
+    some=None, # dicts of columns that pick a classifier, as dict(method='fine-tuned'); default all but the initial model
+    metric:str|Metric='accuracy' # as in `compare`
+# one row per classifier and control set, and one for their mean: `IDENTITY`, dataset, n, start (of the initial
+# model), value, change, low, high, fell, n_sets
 ) -> pd.DataFrame:
     "Changes of accuracy on control sets since the initial model, with paired 95 % intervals"
     if not (predictions.images.role == 'control').any(): raise ValueError(
@@ -35,7 +36,7 @@ def forgetting(
     for which in some:
         of_start, of_this = predictions.frame(**start), predictions.frame(**which)
         both = pd.concat([of_start, of_this])
-        changes = compare(both[both.role == 'control'], start, which) # a row per set, and one for their mean
+        changes = compare(both[both.role == 'control'], start, which, metric=metric) # a row per set, and one for their mean
         changes = changes.rename(columns=dict(value_a='start', value_b='value', difference='change'))
         # how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean
         is_set, fell = changes.dataset != CONTROL_MEAN, changes.high < 0
@@ -43,7 +44,8 @@ def forgetting(
         changes['n_sets'] = np.where(is_set, 1, is_set.sum())
         tables.append(changes.assign(**of_this[IDENTITY].iloc[0].to_dict()))
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
-    return pd.concat(tables, ignore_index=True)[columns]
+    out = pd.concat(tables, ignore_index=True)
+    return out[columns + [c for c in ['metric'] if c in out]]
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #81e5ca40
 def say_forgetting(
@@ -63,7 +65,8 @@ def say_forgetting(
         if rows.classifier.nunique() > 1: name = f'{r.classifier} ({name})'
         change = f'{name} {100*r.change:+.1f} points (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
         changes.append(f'{change}, {r.fell} of {r.n_sets} sets fall by more than chance' if several else change)
-    return f'On {where} ({n}), against the initial model: {"; ".join(changes)}.'
+    what = f', {first.metric}' if 'metric' in lost else ''
+    return f'On {where} ({n}{what}), against the initial model: {"; ".join(changes)}.'
 
 def what_it_forgot(
     predictions:KeptPredictions, # of `evaluate` or `sweep`

@@ -11,12 +11,13 @@ from itertools import chain
 from ..stats.intervals import MIN_GROUPS, holm, mcnemar_exact, mean_difference
 from ..stats.table import CONTROL_MEAN, IDENTITY, MEAN, without_agreement
 from ..infer.members import WHO
-from ..infer.scores import KeptPredictions, groups_of, has_value
+from ..infer.scores import KeptPredictions, Metric, applies, groups_of, has_value, numbers_per_image, one_metric
+from ..infer.scores import span_of, why_no_interval
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
-# index: dataset and file; columns: correct (0 to 1), n_seeds, role, group, unit, label, seed, data_fingerprint
-def _value_per_image(predictions, which):
-    "One value per image: right or wrong, or the share of seeds that are right"
+# index: dataset and file; columns: value, n_seeds, role, group, unit, label, seed, data_fingerprint
+def _value_per_image(predictions, which, metric):
+    "One value per image: right or wrong, or another metric's number; the mean over seeds"
     if isinstance(predictions, KeptPredictions): picked = predictions.frame(**which)
     else:
         picked = predictions
@@ -27,11 +28,15 @@ def _value_per_image(predictions, which):
     several = [c for c in [*WHO, 'split'] if c != 'seed' and rows[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')
-    answered = rows[rows.correct.notna()].astype(dict(correct=float))
+    answered = rows[rows.correct.notna()].reset_index(drop=True)
     if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
+    parts = [own for _, own in answered.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
+    values = [pd.Series(numbers_per_image(own, metric), own.index) for own in parts if applies(own, metric)]
+    answered['value'] = pd.concat(values)
+    answered = answered.dropna(subset='value')
     first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint')}
     by_image = answered.groupby(['dataset', 'file'], sort=False, observed=True)
-    out = by_image.agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **first)
+    out = by_image.agg(value=('value', 'mean'), n_seeds=('value', 'size'), **first)
     if out.n_seeds.nunique() > 1: raise ValueError(
         f'{which} has more answers for some images than for others: {out.n_seeds.value_counts().to_dict()} images by '
         'number of answers. Each image should be there once, or once for each seed.')
@@ -50,15 +55,16 @@ def _drawn(rows, groups): # (n,) ids of what the interval of a set is over, what
     few = f'{rows.index[0][0]} has {k or "no"} {over}, fewer than {MIN_GROUPS}' if groups and k < MIN_GROUPS else ''
     return rows[column].where(rows[column].notna(), rows.unit).tolist(), over, few # one without a group is by itself
 
-def _difference_row(name, sets, groups, with_p=False): # dict, a row of `compare`
+def _difference_row(name, sets, groups, metric, with_p=False): # dict, a row of `compare`
     "b − a of one set or the mean of several, with its interval"
-    a, b, units, kinds, few = {}, {}, {}, {}, [] # few: why there is no interval
+    a, b, units, kinds, spans, few = {}, {}, {}, {}, {}, [] # few: why there is no interval
     for d, (of_a, of_b) in sets.items(): # name -> tables of `_value_per_image`, in the same order
-        a[d] = of_a.correct.to_numpy()
-        b[d] = of_b.correct.to_numpy()
+        a[d] = of_a.value.to_numpy()
+        b[d] = of_b.value.to_numpy()
         units[d], kinds[d], why = _drawn(of_a, groups)
-        if why: few.append(why)
-    difference, low, high = mean_difference(a, b, None if few else units)
+        spans[d], small = span_of(of_a, metric), why_no_interval(of_a, metric)
+        few += filter(None, [why, small and f'{d} has {small}'])
+    difference, low, high = mean_difference(a, b, None if few else units, all(spans.values()) and spans)
     if few: low = high = np.nan
     def mean(values): return np.mean([v.mean() for v in values.values()]) # each set counts the same
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have
@@ -76,12 +82,15 @@ def compare(
     predictions,              # from `evaluate` or `sweep` with keep_predictions=True, or a frame of such; one split
     a:dict,                   # columns that pick a classifier, such as dict(method='zero-shot')
     b:dict,                   # and another, such as dict(method='weight-space', alpha=.5)
-    groups=None # intervals over groups where a set has enough; True, False: over groups, images; 'label': over classes
+    groups=None, # intervals over groups where a set has enough; True, False: over groups, images; 'label': over classes
+    metric:str|Metric='accuracy', # or another, or a function of yours that the predictions were evaluated with
 # one row per dataset, and one for each mean over several: dataset, role, n, value_a, value_b, difference, low, high,
-# over, n_units, why (there is no interval), p (NaN for means and for several seeds), a, b, n_seeds, p_holm
+# over, n_units, why (there is no interval), p (NaN for means, several seeds, and other metrics), a, b, n_seeds, p_holm;
+# metric, if it isn't accuracy
 ) -> pd.DataFrame:
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
-    pa, pb = _value_per_image(predictions, a), _value_per_image(predictions, b)
+    metric = one_metric(metric)
+    pa, pb = (_value_per_image(predictions, which, metric) for which in (a, b))
     if len(pa) != len(pb) or not pa.index.isin(pb.index).all():
         alone = pa.index.symmetric_difference(pb.index)
         raise ValueError(
@@ -92,12 +101,12 @@ def compare(
         'Compare on the same images.')
     both = pd.concat([pa, pb])
     n_seeds = both.n_seeds.max()
-    right_or_wrong = n_seeds == 1 and both.correct.isin((0, 1)).all() # no shares of seeds, which McNemar doesn't take
+    right_or_wrong = n_seeds == 1 and both.value.isin((0, 1)).all() # no shares of seeds, which McNemar doesn't take
     by_set = pa.groupby('dataset', sort=False, observed=True)
     sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set} # b in the order of a
     rows = []
     for d, (of_a, of_b) in sets.items():
-        rows.append(_difference_row(d, {d: (of_a, of_b)}, groups, right_or_wrong))
+        rows.append(_difference_row(d, {d: (of_a, of_b)}, groups, metric, right_or_wrong))
     # means: over all shifts, over those with families enough if others haven't, over control sets
     role_of = by_set.role.first()
     shifts = [d for d in sets if role_of[d] == 'shift']
@@ -107,8 +116,11 @@ def compare(
         means[f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {OVER[groups][1]}'] = enough
     means[CONTROL_MEAN] = [d for d in sets if role_of[d] == 'control']
     for name, some in means.items():
-        if some: rows.append(_difference_row(name, {d: sets[d] for d in some}, groups))
+        if some: rows.append(_difference_row(name, {d: sets[d] for d in some}, groups, metric))
     out = pd.DataFrame(rows).assign(a=_columns_in_words(a), b=_columns_in_words(b), n_seeds=n_seeds)
-    return out.assign(p_holm=holm(out.p))
+    out = out.assign(p_holm=holm(out.p))
+    if metric.name == 'accuracy': return out
+    if not right_or_wrong: out['why'] = [w or "no p: McNemar's test is of right and wrong answers" for w in out.why]
+    return out.assign(metric=metric.name)
 
 def _columns_in_words(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())

@@ -27,7 +27,8 @@ from .inference import (broken_rows, check_not_broken, check_shape, common_trans
                                     evaluation_context)
 from .members import Member, member
 from .shared_layers import shared_layers
-from .scores import KeptPredictions, Metric, Outcome, chosen_metrics, distinct_names, image_rows
+from .scores import KeptPredictions, Metric, Outcome, Truth, chosen_metrics, distinct_names, image_rows
+from .scores import metric_numbers
 from .scores import prediction_rows, score
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #90e7e593
@@ -65,9 +66,23 @@ def columns_per_image(
     out = {name: dict(predicted=np.full(n, -1, np.int32), broken=np.zeros(n, bool)) for name in members}
     for rows, columns in from_all_processes((own_rows, own_columns)):
         for (name, k), column in columns.items():
-            if k not in out[name]: out[name][k] = np.full((n, *column.shape[1:]), np.nan)
+            of_many = np.float32 if column.ndim > 1 else float
+            if k not in out[name]: out[name][k] = np.full((n, *column.shape[1:]), np.nan, of_many)
             out[name][k][rows] = column
     for name, m in members.items(): check_not_broken(out[name].pop('broken'), images, m.name)
+    for columns in out.values(): # what needs all images of the set becomes one number for each
+        readable = columns['predicted'] >= 0
+        for metric in metrics:
+            if metric.per_image and metric.numbers: columns[metric.column] = _one_number(
+                metric, columns[metric.column], images, readable)
+    return out
+
+def _one_number(metric, column, images, readable): # (n,), NaN where an image is unreadable
+    groups = groups_for_interval(images.groups, images.units)
+    out, units = np.full(len(images), np.nan), groups and [g for g, r in zip(groups, readable) if r]
+    truth = Truth(np.asarray(images.labels)[readable], list(images.classnames), units)
+    try: out[readable] = metric_numbers(metric, column[readable], truth)
+    except ValueError as e: raise ValueError(f'{images.name}: {e}') from e
     return out
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80

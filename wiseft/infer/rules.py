@@ -20,35 +20,37 @@ from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
 from .evaluation import was_trained_on
-from .scores import groups_of, units_of
+from .scores import Metric, groups_of, numbers_per_image, one_metric, span_of, units_of
 from .ensembles import DEFAULT_ALPHAS, sweep
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ca009875
 def standard_error(
-    accuracies, # on validation images
+    accuracies, # on validation images, or another metric where higher is better
     n:float,    # how many independent images
+    variance:float|None=None, # of the numbers per image of another metric; None: of right and wrong
 ) -> float:
     "Standard error of the best accuracy; at least one image"
     best = np.max(accuracies)
-    return float(max(np.sqrt(best*(1-best)/n), 1/n))
+    if variance is None: variance = best*(1-best)
+    return float(max(np.sqrt(variance/n), 1/n))
 
 def nearly_best(
     accuracies, # on validation images
-    n:float,    # how many independent images
+    n:float, variance:float|None=None, # as in `standard_error`
 ) -> np.ndarray: # bool, one for each accuracy
     "Which accuracies are within one standard error of the best"
     values = np.asarray(accuracies, float)
-    return values >= values.max() - standard_error(values, n) - 1e-9
+    return values >= values.max() - standard_error(values, n, variance) - 1e-9
 
 def alpha_by_rule(
     accuracies:pd.Series, # alpha -> accuracy on validation images
-    n:float,    # how many independent images
+    n:float, variance:float|None=None, # as in `standard_error`
 ) -> float:
     "The α nearest to 0.5 within one standard error of the best accuracy"
     # of so few images one standard error would give up what fine-tuning clearly gained over 0.5
     gained = (n < SMALL_SET and {.5, 1.} <= set(accuracies.index)
-              and accuracies[1.] > accuracies[.5] + standard_error(accuracies, n))
-    good = accuracies >= accuracies.max() - 1e-9 if gained else nearly_best(accuracies, n)
+              and accuracies[1.] > accuracies[.5] + standard_error(accuracies, n, variance))
+    good = accuracies >= accuracies.max() - 1e-9 if gained else nearly_best(accuracies, n, variance)
     alphas = accuracies.index[good].to_numpy(float)
     return float(alphas[abs(alphas-.5).argmin()])
 
@@ -95,55 +97,65 @@ def choose_alpha(
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
     rule='nearest', # `alpha_by_rule`; or `keeps(.01, control)`, or a function of accuracies and predictions
     method='weight-space', # or another merge or ensemble with an alpha
+    metric:str|Metric='accuracy', # or another, or `f(scores, truth)`; 'suite': the official one of the `Suite`
     alphas=None, precision:str=None, parts:str=None, # as in `members`
     **options     # of `evaluate`: batch_size, workers, progress
 ) -> ChosenAlpha:
     "Choose α on validation images, by a rule, and print the accuracies"
     for c in (zeroshot, finetuned): check_classifier(c, 'choose_alpha(zeroshot, finetuned, images)')
-    images = _validation_images(validation, finetuned)
+    if metric == 'suite': metric = getattr(validation, 'metrics', ['accuracy'])[0]
+    metric, images = one_metric(metric), _validation_images(validation, finetuned)
     oracle_images = _test_images_in_words(images)
     if oracle_images: warn_user(
         f'α is chosen on {oracle_images}. Such a choice is an oracle: it shows what is possible, and the accuracy on '
         'these images is biased upward. Give validation images of the reference: the suite or folder that was '
         'fine-tuned on.')
     allowed = [0., *(DEFAULT_ALPHAS if alphas is None else map(float, alphas)), 1.]
+    metrics = list(dict.fromkeys([metric.name, getattr(rule, 'metric', metric).name])) # of validation, of control sets
     # a row for each α; `predictions` are those on control sets, too, which a rule such as `keeps` reads
     table, predictions = sweep(
         zeroshot, finetuned, images, [*allowed, .5], 'validation', keep_predictions=True, by=[method], images=images,
-        precision=precision, parts=parts, metrics=['accuracy'], control=getattr(rule, 'control', None), **options)
-    table = table[table.dataset == images.name] # without control sets
+        precision=precision, parts=parts, metrics=metrics, control=getattr(rule, 'control', None), **options)
+    table = table[(table.dataset == images.name) & (table.metric == metric.name)] # without control sets
     # NaN for an ensemble without one
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
-    accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
+    values, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
+    accuracies = -values if metric.better == 'low' else values # higher is better
     candidates = accuracies[accuracies.index.isin(allowed)] # 0.5 is evaluated anyway
     # the rows of the ends are the two classifiers. A merge of parts isn't the zero-shot one at 0, since it leaves the
     # rest fine-tuned, and TIES or LiNeS aren't the fine-tuned one at 1
     if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.)
     if not _ends_at_finetuned(zeroshot, finetuned, as_method(method), images): candidates = candidates.drop(1.)
-    n_independent = _independent_images(predictions.frame(dataset=images.name, alpha=accuracies.idxmax()))
-    alpha = alpha_by_rule(candidates, n_independent) if rule == 'nearest' else rule(candidates, predictions)
+    best = predictions.frame(dataset=images.name, alpha=accuracies.idxmax()).dropna(subset='correct')
+    variance = None if metric.column == 'correct' else numbers_per_image(best, metric).var()
+    n_independent = _independent_images(best, metric)
+    alpha = alpha_by_rule(candidates, n_independent, variance) if rule == 'nearest' else rule(candidates, predictions)
     # the choice in words: printed, and kept with its reason
     what = oracle_images or 'validation images'
     start = table.method[table.alpha == 0].iloc[0]
-    error = f'{100*standard_error(accuracies, n_independent):.1f} points'
-    print(f'On {n:,} {what}: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
-          f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
-          f'(one standard error: {error}).')
+    error = standard_error(accuracies, n_independent, variance)
+    error = f'{error:.3f}' if metric.bounded is False else f'{100*error:.1f} points'
+    by = '' if metric.name == 'accuracy' else f', {metric.name}'
+    at = values.map(metric.in_words)
+    print(f'On {n:,} {what}{by}: {start} {at[0]}, fine-tuned {at[1]}, average at α = 0.5 {at[.5]}. Chosen: '
+          f'α = {alpha:g}, {at[alpha]} (one standard error: {error}).')
     was_chosen = 'is an oracle: it was chosen' if oracle_images else 'was chosen'
     message = getattr(rule, 'message', '')
-    why = f'α = {alpha:g} {was_chosen} on {n:,} {what} (one standard error: {error}){message}'
-    for sentence in warnings_about_averaging(accuracies, n, start, what, alpha):
+    named = '' if metric.name == 'accuracy' else f' by {metric.name}'
+    why = f'α = {alpha:g} {was_chosen}{named} on {n:,} {what} (one standard error: {error}){message}'
+    costs = [] if metric.bounded is False else warnings_about_averaging(
+        accuracies, n, start, f'{what}{by}', alpha, variance)
+    for sentence in costs:
         warn_user(sentence)
         end = max((1., 0.), key=accuracies.get)
         why += (f'; the average at 0.5 is {100*(accuracies[end]-accuracies[.5]):.1f} points below the '
                 f'{"fine-tuned" if end else "initial"} model there')
     return ChosenAlpha(alpha, f'{why}.')
 
-def _independent_images(rows): # float; rows: of one classifier
+def _independent_images(rows, metric): # float; rows: of one classifier
     "How many independent images tell as much as these, of which some may belong together"
-    rows = rows.dropna(subset='correct')
     groups = groups_of(rows)
-    return len(rows)/design_effect(rows.correct.astype(float), groups) if groups else len(rows)
+    return len(rows)/design_effect(numbers_per_image(rows, metric), groups) if groups else len(rows)
 
 def _ends_at_finetuned(zeroshot, finetuned, method, images): # bool
     "Whether a method at α = 1 is the fine-tuned classifier, as averages are"
@@ -158,8 +170,12 @@ class keeps:
     "A rule for `choose_alpha`: the most accurate α among those that lose at most `most` on control sets"
     def __init__(self,
         most:float, # of accuracy on control sets that may be lost, a fraction: .01 is a point
-        control     # sets of other tasks, as `control_sets` takes them
+        control,    # sets of other tasks, as `control_sets` takes them
+        metric:str|Metric='accuracy' # that is measured there, a fraction
     ):
+        self.metric = one_metric(metric)
+        if self.metric.bounded is False: raise ValueError(
+            f'{self.metric.name} is no fraction, of which {most:g} may be lost. Give another metric, such as accuracy.')
         if not 0 <= most <= 1: raise ValueError(
             f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
         self.most, self.control = most, control_sets(control)
@@ -170,13 +186,14 @@ class keeps:
 
     def __call__(self, accuracies, predictions): # alpha
         "Choose among the α of `accuracies`, by what `predictions` say of the control sets"
-        right, units = defaultdict(dict), {} # alpha -> set -> (n,) bool; set -> (n,) names
+        right, units, spans = defaultdict(dict), {}, {} # alpha -> set -> (n,) numbers; of each set names, and a span
         for a in {0., *accuracies.index}: # 0: the initial model
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
             for d, images in readable.groupby('dataset', sort=False, observed=True):
-                right[a][d], units[d] = images.correct.to_numpy(bool), units_of(images)
+                right[a][d], units[d] = numbers_per_image(images, self.metric), units_of(images)
+                spans[d] = span_of(images, self.metric)
         # how much less accurate than the initial model each α is, mean over control sets
-        rows = {a: mean_difference(right[a], right[0.], units) for a in accuracies.index}
+        rows = {a: mean_difference(right[a], right[0.], units, spans) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
         good = lost.index[lost.loss <= self.most + 1e-9]
         if not len(good): raise ValueError(
@@ -185,14 +202,14 @@ class keeps:
         allowed = accuracies[good]
         best = allowed.index[allowed == allowed.max()]
         alpha = min(best, key=lambda a: abs(a - .5)) # the nearest to 0.5 of those that are equally accurate
-        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n))
+        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n, self.metric.name))
         return alpha
 
 # %% ../../nbs/api/infer/08_rules.ipynb #16805168
-def _loss_in_words(lost, alpha, most, n): # a sentence, or two
+def _loss_in_words(lost, alpha, most, n, metric='accuracy'): # a sentence, or two
     "The estimated loss with its interval, and how many images would settle it"
     if alpha == 0: return 'At α = 0 nothing is lost on control sets.'
-    sentence = (f'On control sets ({n:,} images) accuracy at α = {alpha:g} changes by {-100*lost.loss:+.1f} points '
+    sentence = (f'On control sets ({n:,} images) {metric} at α = {alpha:g} changes by {-100*lost.loss:+.1f} points '
                 f'(95 % interval {-100*lost.high:+.1f} to {-100*lost.low:+.1f}), where {100*most:g} may be lost.')
     margin = most - lost.loss
     if lost.high <= most or margin < 1e-4: return sentence

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'ControlHead', 'Group', 'Column', 'ReferenceDomain', 'Use',
-           'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say', 'wrote', 'warn',
-           'show_table', 'tables_hidden', 'in_percent', 'Commands', 'command', 'check_folder', 'set_workers',
-           'output_option', 'control_images', 'of_table', 'chosen_device', 'load_methods', 'load_images',
+           'AllowIncomplete', 'Metrics', 'MetricName', 'Shift', 'Control', 'ControlHead', 'Group', 'Column',
+           'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say',
+           'wrote', 'warn', 'show_table', 'tables_hidden', 'in_percent', 'Commands', 'command', 'check_folder',
+           'set_workers', 'output_option', 'control_images', 'of_table', 'chosen_device', 'load_methods', 'load_images',
            'load_by_name', 'split_names', 'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
@@ -282,8 +282,12 @@ DataRoot = Annotated[Optional[Path], typer.Option('--data-root', callback=_use_d
 AllowIncomplete = Annotated[bool, typer.Option('--allow-incomplete',
     help='Accept published sets with missing images, and count these as skipped.')]
 Metrics = Annotated[Optional[str], typer.Option('--metrics',
-    help='Comma-separated: accuracy, top-5, macro-F1, worst-group accuracy, ECE (15 bins), NLL, Brier. Put names '
-         'with spaces in quotes. Default: as the suite says.')]
+    help='Comma-separated: accuracy, top-5, balanced accuracy, recall of CLASS, macro-F1, micro-F1, AUROC, quadratic '
+         'kappa, worst-group accuracy, ECE (15 bins), NLL, Brier. Put names with spaces in quotes. Default: as the '
+         'suite says.')]
+MetricName = Annotated[Optional[str], typer.Option('--metric',
+    help="By which metric α is chosen, as in --metrics, such as 'balanced accuracy', AUROC, or 'recall of CLASS'; "
+         'suite: the official one. Default: accuracy.')]
 Shift = Annotated[Optional[List[Path]], typer.Option('--shift',
     help='With --reference: a shifted set in class folders. Repeat it for several.')]
 Control = Annotated[Optional[List[Path]], typer.Option('--control',

@@ -111,6 +111,7 @@ def _rows_in_percent(table): # table
     t['value' if several else names.iloc[0]] = (scale*table.value).round(1)
     ends = zip(scale*table.low, scale*table.high)
     t = t.assign(**{'95 % interval': ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]})
+    if 'note' in table: t['note'] = table.note
     return t.assign(groups=table.n_groups.astype('object').fillna('')) if 'n_groups' in table else t
 
 def _say_forgotten_and_precision(table, predictions, alpha=None):
@@ -143,7 +144,7 @@ def sweep_(
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     control:Control=None, control_head:ControlHead=None,
     root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
-    split:Split='test', device:Device=None,
+    metrics:Metrics=None, split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str], typer.Option('--alphas',
         help='Comma-separated mixing coefficients. Default: 0, 0.1, …, 1.')]=None,
     by:_By=None, averaged:_Averaged=None, use:Use=None,
@@ -182,7 +183,7 @@ def sweep_(
                              allow_incomplete=allow_incomplete, training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,
-            control=control_images(control, control_head), fast_jpeg=fast_jpeg, **families)
+            metrics=split_names(metrics), control=control_images(control, control_head), fast_jpeg=fast_jpeg, **families)
         show_table(methods_by_set(table))
         _say_forgotten_and_precision(table, predictions, alpha)
         write(table, predictions, recipes)

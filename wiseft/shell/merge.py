@@ -13,8 +13,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Column,Control,ControlHead,Device,Force,Group,Half,Reference,ReferenceDomain,Use,Workers,chosen_device,command,
-    control_images,in_percent,load_methods,of_table,output_option,say,show_table,wrote)
+    Column,Control,ControlHead,Device,Force,Group,Half,MetricName,Reference,ReferenceDomain,Use,Workers,chosen_device,
+    command,control_images,in_percent,load_methods,of_table,output_option,say,show_table,wrote)
 from .train import Settings,suite_of,with_settings
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7a4ec2a0
@@ -49,7 +49,7 @@ def merge_(
     alpha:Alpha=None, rule:MergeRule='weight-space', settings:Settings=None,
     suite:ValidationSuite=None, reference:Reference=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
-    keep:Keep=None, control:Control=None, control_head:ControlHead=None,
+    metric:MetricName=None, keep:Keep=None, control:Control=None, control_head:ControlHead=None,
     precision:Half=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
@@ -69,6 +69,7 @@ def merge_(
     recipe.images = _validation_source(suite, reference) or recipe.images
     if (keep is not None or control) and not (keep is not None and control and auto): raise typer.BadParameter(
         '--keep and --control go together, and with --alpha auto.')
+    if metric and not auto: raise typer.BadParameter('--metric goes with --alpha auto.')
     # is all there? A dry run says everything that is missing, at once
     if dry_run:
         from wiseft.models.load import load_classifier
@@ -90,7 +91,7 @@ def merge_(
     # merge: folders of classifiers, or .safetensors files of any model
     control = control_images(control, control_head)
     table = of_table(group, column, reference_domain)
-    if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, keep, control, table)
+    if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, metric, keep, control, table)
     else: merge_by_recipe(recipe, output, force=force)
     # what was done, such as 'merged by weight-space, alpha=0.5'; of mergekit's methods in its words
     if from_recipe: say(f'merged {names}')
@@ -137,7 +138,7 @@ def _validation_source(suite, reference): # dict, as in a `Recipe`
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
 # %% ../../nbs/api/shell/03_merge.ipynb #0b443d98
-def _merge_classifiers(recipe, output, device, force, auto, keep, control, table):
+def _merge_classifiers(recipe, output, device, force, auto, metric, keep, control, table):
     "Merge saved classifiers, with an α chosen on validation images if `auto`, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
@@ -153,14 +154,17 @@ def _merge_classifiers(recipe, output, device, force, auto, keep, control, table
         images = None
         if auto or recipe.method.needs_images:
             source = recipe.images.get('suite') or recipe.images['reference']
-            images = suite_of(source, load(recipe.paths[0]).classnames, table=table).validation
+            suite = suite_of(source, load(recipe.paths[0]).classnames, table=table)
+            images = suite.validation
+            if metric == 'suite': metric = suite.metrics[0]
         if auto:
             base = load(recipe.base)
             finetuned = load(recipe.finetuned[0], base) # an adapter is put into the base
             check_not_swapped(base, finetuned)
             # most accurate where control sets lose at most `keep` points; or nearest to 0.5 within one standard error
             rule = keeps(keep/100, control) if control else 'nearest'
-            recipe.method = recipe.method.set(alpha=choose_alpha(base, finetuned, images, rule, recipe.method))
+            recipe.method = recipe.method.set(alpha=choose_alpha(
+                base, finetuned, images, rule, recipe.method, metric=metric or 'accuracy'))
         elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
         merged = merged_classifier(recipe, output, load, images)
         # a search's steps, a row per model: accuracy alone, of the soup before and after, McNemar's p, is it taken?

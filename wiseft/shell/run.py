@@ -15,8 +15,8 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Column,Device,Force,Group,ReferenceDomain,Seed,Workers,app,chosen_device,command,of_table,output_option,say,
-    set_workers,show_table,standard_output,tables_hidden,wrote)
+    Column,Device,Force,Group,MetricName,ReferenceDomain,Seed,Workers,app,chosen_device,command,of_table,output_option,
+    say,set_workers,show_table,standard_output,tables_hidden,wrote)
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
@@ -38,7 +38,7 @@ def _shell_line(command, given): # text; given: argument of the function -> valu
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
 # table: options that say how a table is read; clip: options of `zeroshot`
-def _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed, device):
+def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device):
     "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
@@ -46,6 +46,8 @@ def _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed
     common = dict(device=device, force=True) # given again alone, a command replaces what it wrote
     images = dict(suite=data) if is_suite(data) else dict(reference=data)
     images |= table
+    # the first of the table's metrics is the one that is decided by
+    metrics = None if metric in (None, 'suite') else ','.join(dict.fromkeys([metric, 'accuracy']))
     # the initial classifier: zero-shot, or a vision-only model with a linear probe
     of_probe = dict(model=probe, weights=clip['pretrained'], data=data, seed=seed, **table)
     if probe: first, given = train.probe, of_probe
@@ -56,10 +58,10 @@ def _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed
             classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
             **table, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
         (merge.merge_, dict(
-            zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged, **images, **common), averaged),
+            zeroshot=initial, finetuned=[finetuned], alpha='auto', metric=metric, output=averaged, **images, **common), averaged),
         (evaluate.sweep_, dict(
-            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, **images,
-            **common), results),
+            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, metrics=metrics,
+            **images, **common), results),
         (report.report, dict(results=[results], output=page, shift=shift, force=True, **images), page),
         (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
@@ -200,6 +202,7 @@ def run(
         help='A shifted set in class folders (repeat it for several), or corruptions: synthetic ones made from the '
              'test images.')]=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
+    metric:MetricName=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
     probe:Annotated[Optional[str], typer.Option('--probe',
@@ -230,7 +233,7 @@ def run(
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     table = dict(group=group, column=column, reference_domain=reference_domain)
-    steps = _steps(data, output, shift, table, clip, probe, epochs, lr, batch_size, seed, device)
+    steps = _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned, changed_sets = output/'finetuned', []
     if force or not finetuned.exists(): # what is wrong with the images is found before training
         images = _load_images(data, shift, table, classnames and read_classnames(classnames))

@@ -20,7 +20,7 @@ from ..stats.caveats import reasons_to_doubt
 from ..analysis.decision import decide
 from ..analysis.predictions import compare_ends, predictions_file, read_predictions
 from ..models.save import read_card
-from .plot_data import number_in_words, verdict_numbers
+from .plot_data import ENDS, capital, number_in_words, verdict_numbers
 from .plots import pictures
 
 # %% ../../nbs/api/show/05_card.ipynb #e873a80d
@@ -45,7 +45,7 @@ def write_card(
         check_fraction(table)
         first = first_metric(table)
         values |= dict(doubts=reasons_to_doubt(table, len(card['classnames'])), numbers=Markup(compact(first)),
-                       metric=first.metric.iloc[0].capitalize())
+                       metric=capital(first.metric.iloc[0]))
         # an average of weights, about which the predictions beside the table can say whether to keep it
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
         if isinstance(results, (str, Path)) and is_average:

@@ -16,7 +16,7 @@ from ..stats.table import CONTROL_MEAN, MEAN, INITIAL
 from ..stats.table import check_fraction, check_single, dataset_order, own_means, reference_set
 from .style import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside,
                                new_figure, percent_ticks, styled)
-from .plot_data import (ENDS, NAMES, POINT_KEYS, accuracy_words, curves, frontier, initial_name,
+from .plot_data import (ENDS, NAMES, POINT_KEYS, accuracy_words, capital, curves, frontier, initial_name,
                                    known_baselines, labeled, shift_rows, single_points, without_repetition)
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
@@ -55,7 +55,7 @@ def plot_frontier(
     shown = [points.filter(like=side).to_numpy().ravel() for side in ('_reference', '_shift')]
     logit = all(fits_logit(values[~np.isnan(values)]) for values in shown) # both axes alike
     for axis, values in zip((ax.xaxis, ax.yaxis), shown): accuracy_axis(axis, values, logit)
-    names = 'Accuracy on the reference', accuracy_words(table, dataset)
+    names = accuracy_words(table, 'the reference'), accuracy_words(table, dataset)
     ax.set(**dict(zip(('xlabel', 'ylabel'), (f'{name} (logit scale)' if logit else name for name in names))))
     legend_beside([ax])
     return ax.figure
@@ -131,7 +131,7 @@ def plot_shifts(
         low, high = r.low.astype(float), r.high.astype(float)
         ax.hlines(y, low, high, color=color, lw=2, alpha=.5)
         ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=r.legend.iloc[0])
-    ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel='Accuracy')
+    ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel=capital(table.metric.iloc[0]))
     # reference and mean in bold, with lines between them and the other sets
     apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
@@ -175,7 +175,7 @@ def plot_robustness(
         ax.set(**limits, xlabel='', ylabel='')
         ax.set_title(name, fontsize='small', loc='left')
     scale = ' (logit scale)' if 'logit' in {ax.get_xscale() for ax in axes} else ''
-    fig.supxlabel(f'Accuracy on the reference{scale}', fontsize='medium')
+    fig.supxlabel(accuracy_words(table, 'the reference')+scale, fontsize='medium')
     legend_beside(axes)
     return fig
 
@@ -248,7 +248,8 @@ def pictures(
 ): # yields `Picture`
     "All pictures that the table has rows for"
     check_fraction(table)
-    sets, reference = set(table.dataset), reference_set(table)
+    sets, reference, metric = set(table.dataset), reference_set(table), table.metric.iloc[0]
+    name = capital(metric)
     shifts = [d for d in dataset_order(table[table.role=='shift']) if d!=MEAN]
     if reference and MEAN in sets:
         where, shown = MEAN, table
@@ -256,21 +257,21 @@ def pictures(
             [where], averages = shifts, table.method=='weight-space'
             shown = table[averages | ~table.method.isin(NAMES)] if averages.any() else table
         figure = plot_frontier(shown, where)
-        yield Picture('frontier', figure, 'Accuracy under shift against accuracy on the reference',
+        yield Picture('frontier', figure, f'{name} under shift against {metric} on the reference',
                       'Up and to the right is better. Crosses are 95 % intervals.'
                       + (_LOGIT if figure.axes[0].get_xscale()=='logit' else ''))
     if reference and CONTROL_MEAN in sets: yield Picture(
-        'control', plot_control(table), 'Accuracy on control sets against accuracy on the reference',
-        'What else was forgotten: accuracy on sets of other tasks. Below the dotted line is less than before '
+        'control', plot_control(table), f'{name} on control sets against {metric} on the reference',
+        f'What else was forgotten: {metric} on sets of other tasks. Below the dotted line is less than before '
         'fine-tuning.')
     if curves(table): yield Picture(
-        'alpha', plot_alpha(table), 'Accuracy on each set against the mixing coefficient α',
+        'alpha', plot_alpha(table), f'{name} on each set against the mixing coefficient α',
         'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.')
     if table.method.isin(ENDS).any(): yield Picture(
-        'shifts', plot_shifts(table, alpha), 'Accuracy of the classifiers on each set',
+        'shifts', plot_shifts(table, alpha), f'{name} of the classifiers on each set',
         'Every set, with 95 % intervals.')
     if reference and known_baselines(table): yield Picture(
         'robustness', plot_robustness(table),
-        'Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models',
+        f'{name} on each shifted set against {metric} on the reference, with the baseline of standard models',
         'Each shifted set against the reference. Gray: the baseline of standard models, over the range it was fitted '
         'in; the distance above it is effective robustness.')

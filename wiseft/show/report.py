@@ -15,13 +15,13 @@ from ..stats.table import (by_alpha, check_single, dataset_order, first_metric, 
 from ..stats.caveats import reasons_to_doubt
 from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
-from ..analysis.predictions import KeptPredictions, compare_ends, find_ends
+from ..analysis.predictions import KeptPredictions, compare_ends, find_ends, metric_to_compare
 from ..analysis.decision import decide
 from ..infer.scores import prediction_rows, score
 from ..analysis.flips import changed_images, forgotten_images, some_changes
 from ..analysis.forgetting import what_it_forgot
 from ..analysis.classes import by_class, confusion_matrix, reliability, roc_curve
-from .plot_data import (ENDS, NAMES, POINT_KEYS, curves, known_baselines, initial_name, labeled,
+from .plot_data import (ENDS, NAMES, POINT_KEYS, capital, curves, known_baselines, initial_name, labeled,
                                    number_in_words, single_points, verdict_numbers, without_repetition)
 from .plots import pictures, plot_reliability, plot_roc
 from .html import (DPI, drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail,
@@ -45,7 +45,8 @@ def write_report(
     alphas = sorted(table.alpha.dropna().unique())
     if alpha != .5 and not np.isclose(alphas, alpha).any(): raise ValueError(
         f'alpha is {alpha:g}. The table has α = {", ".join(map(_short_alpha, alphas))}.')
-    if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
+    if comparisons is None and predictions is not None: comparisons = compare_ends(
+        predictions, alpha, metric_to_compare(table, predictions))
     sections = _sections(table, comparisons, alpha, predictions, images or {}, recipe)
     return write_page(path, title, sections, force)
 
@@ -91,7 +92,8 @@ def _decision(comparisons, alpha): # None where there is none
 
 def _accuracies_in_words(table, alpha):
     "Accuracies on the reference and under shift in words, as far as the table has them"
-    t, sentences = _rows_at_alpha(table, alpha), []
+    t, sentences, metric = _rows_at_alpha(table, alpha), [], table.metric.iloc[0]
+    by = '' if metric == 'accuracy' else f', {metric}'
     names = {'weight-space': f'weights averaged (α = {alpha:g})'}
     n_shifts = table.dataset[(table.role=='shift') & (table.dataset!=MEAN)].nunique()
     sides = {reference_set(table): 'On the reference', MEAN: f'On average over {counted(n_shifts, "shifted set")}'}
@@ -99,7 +101,7 @@ def _accuracies_in_words(table, alpha):
         rows = t[(t.dataset==dataset) & t.method.isin([*INITIAL, 'weight-space', 'fine-tuned'])].sort_values('alpha')
         each = [f'{names.get(r.method, r.method)} {100*r.value:.1f} %' for r in rows.itertuples()]
         n = '' if pd.isna(rows.n.max()) else f' ({counted(rows.n.max(), "image")})'
-        if each: sentences.append(f'{where}{n}: {", ".join(each)}.')
+        if each: sentences.append(f'{where}{n}{by}: {", ".join(each)}.')
     sentences.append('Only a comparison on the same images can tell whether differences are more than luck.')
     return ' '.join(sentences)
 
@@ -175,14 +177,16 @@ def _table_sections(everything, alpha): # yields HTML
     # α as text, so that it stays as short as it was given
     w = _as_in_pictures(wide(table).reset_index()) # methods in rows, sets in columns
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
-    yield html_section(f'{metric.capitalize()} in percent', w.rename(columns=dict(alpha='α')), folded=True)
+    notes = table[table.note != ''].drop_duplicates('dataset') if 'note' in table else table[:0]
+    notes = [f'{r.dataset}: {r.note}.' for r in notes.itertuples()] # why there is no interval, say
+    yield html_section(f'{capital(metric)} in percent', w.rename(columns=dict(alpha='α')), ' '.join(notes), folded=True)
     # intervals of the pictures' marked points
     t = _as_in_pictures(_rows_at_alpha(table[table.low.notna()], alpha))
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
     if len(t):
         names = (t.tuning + ' ' + t.method).str.strip()
         names = names.mask(~t.method.isin(ENDS) & (t.alpha != ''), names + ', α = ' + t.alpha) # not of the two ends
-        shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, 'accuracy': 100*t.value,
+        shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, metric: 100*t.value,
                               '95 % from': 100*t.low, 'to': 100*t.high})
         if 'n_groups' in t: shown['interval over'] = ['images' if pd.isna(k) else f'{k} groups' for k in t.n_groups]
         yield html_section('Intervals', shown, folded=True)
@@ -214,7 +218,7 @@ def _robustness_section(table, alpha): # yields HTML
 # %% ../../nbs/api/show/06_report.ipynb #321e3b73
 _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
                'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
-               'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
+               'low':'95 % from', 'high':'to', 'metric':'metric', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparison_section(comparisons): # HTML
     "The section about the tables of `compare`"

@@ -97,10 +97,11 @@ def warnings_about_averaging(
     start:str='zero-shot', # what stands at alpha = 0, or 'start'
     images:str='validation images', # what `accuracies` are of, in words
     chosen:float=.5, # α that was chosen on them; of another average than that at 0.5 nobody says that it costs
+    variance:float|None=None, # of the numbers per image of another metric; None: of right and wrong
 ) -> list: # a sentence, or none
     "Warnings if the average at alpha = 0.5 is worse than the better end by more than two standard errors"
     before, half, end = (accuracies[a] for a in (0, .5, 1)) # initial, average, fine-tuned
-    error, other = np.sqrt(half*(1-half)/n), chosen not in (0, .5, 1)
+    error, other = np.sqrt((half*(1-half) if variance is None else variance)/n), chosen not in (0, .5, 1)
     if start == 'start' and not other and half < end and before < end - 2*error: # it has seen the reference alone
         return [f'Averaging with this initial model may cost: the fine-tuned classifier is {100*(end-before):.1f} '
                 f'points above it on {images}, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']

@@ -7,7 +7,7 @@ __all__ = ['MIN_GROUPS', 'clopper_pearson', 'drawn_together', 'design_effect', '
            'mean_of_set', 'mean_difference', 'mcnemar_exact', 'right_or_wrong', 'holm']
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #e66d502e
-import numpy as np
+import numpy as np, pandas as pd
 from itertools import chain
 from ..base.lazy import contingency_tables, proportion, sparse, stats
 
@@ -30,11 +30,10 @@ def drawn_together(
 ) -> tuple: # set name -> (n_i,) numbers of its units; (n_units,) and (n_sets,) numbers of the group that each is in
     "Numbered units of all sets, in independent groups: sets that share a unit are in one group."
     ids = units or {s: [(s, i) for i in range(n)] for s, n in sizes.items()}
-    images = list(chain(*ids.values())) # the unit of each image, set after set
-    number = {unit: i for i, unit in enumerate(dict.fromkeys(images))}
-    numbers = np.array([number[unit] for unit in images])
+    images = pd.Series(list(chain(*ids.values())), dtype=object) # the unit of each image, set after set
+    numbers = pd.factorize(images)[0] # in order of appearance
     # a graph: first the units, then the sets, and an edge from each image's unit to its set
-    n_units, lengths = len(number), [len(of_set) for of_set in ids.values()]
+    n_units, lengths = numbers.max() + 1, [len(of_set) for of_set in ids.values()]
     n = n_units + len(ids)
     ends = numbers, np.repeat(np.arange(n_units, n), lengths)
     edges = sparse.coo_array((np.ones(len(images)), ends), shape=(n, n))
@@ -54,15 +53,15 @@ def _unit_rows(values, units): # (n_units, n_sets) twice; (n_sets,); masks, (n_u
     return sums, counts, sizes, [(of_units==group, of_sets==group) for group in np.unique(of_sets)]
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #few-code
-def _jackknife(sums, counts, sizes, span, n_sets): # sums, counts: (n_units, k), sizes: (k,), of k of the sets
+def _jackknife(sums, counts, sizes, spans, n_added, n_sets): # (n_units, k) twice, (k,), (k, 2), of k of the sets
     "What k sets that share units add to the mean over `n_sets`; its jackknife (CR3) variance, and degrees of freedom"
     times = np.ones(len(sums)) # how often each row counts: a unit once, an added unit by a weight
-    if span is not None: # two successes and two failures over all sets; for differences one of each sign
-        lowest, highest = span
+    if spans is not None: # two successes and two failures over all sets; for differences one of each sign
+        lowest, highest = spans.T
         added = np.diag(sizes) # images of each added unit, in its set
         sums = np.vstack([sums, lowest*added, highest*added])
         counts = np.vstack([counts, added, added])
-        times = np.append(times, np.full(2*len(added), 2/(highest-lowest)/n_sets))
+        times = np.append(times, np.full(2*len(added), n_added/n_sets))
     total, size = times @ counts, times.sum() # (k,) images of each set; number of units, with those added
     means = times @ sums / total # (k,)
     change = ((sums - means*counts)/(total - counts)).sum(1) # of the sum of means, when a unit is left out
@@ -71,18 +70,20 @@ def _jackknife(sums, counts, sizes, span, n_sets): # sums, counts: (n_units, k),
     df = (times @ share)**2/(times @ share**2) - 1 # effective number of units − 1 (Carter et al. 2017)
     return means.sum()/n_sets, variance/n_sets**2, df
 
-def _mean_interval(values, units, span, level=.95):
-    "Mean over sets and its t interval; `span`: lowest and highest value of an image; None: there is none"
+def _mean_interval(values, units, spans, level=.95, n_added=2):
+    "Mean over sets and its t interval; `spans`: lowest and highest value of an image of each set; None: there is none"
     mean = float(np.mean([v.mean() for v in values.values()]))
     sums, counts, sizes, groups = _unit_rows(values, units)
     if (counts > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
-    parts = [_jackknife(sums[np.ix_(u, s)], counts[np.ix_(u, s)], sizes[s], span, len(values)) for u, s in groups]
+    spans = np.array([spans[s] for s in values]) if spans else None
+    parts = [_jackknife(sums[np.ix_(u, s)], counts[np.ix_(u, s)], sizes[s], None if spans is None else spans[s],
+                        n_added, len(values)) for u, s in groups]
     centers, variances, dfs = np.array(parts).T # one each per group; groups are independent, so these add up
     center, variance = centers.sum(), variances.sum()
     reach = 0.
     if variance: # Satterthwaite's degrees of freedom
         reach = np.sqrt(variance)*stats.t.ppf((1+level)/2, variance**2/(variances**2/dfs).sum())
-    low, high = np.clip([center-reach, center+reach], *(span or (-np.inf, np.inf)))
+    low, high = np.clip([center-reach, center+reach], *((-np.inf, np.inf) if spans is None else spans.mean(0)))
     return mean, float(min(low, mean)), float(max(high, mean)) # the center has added units, the mean hasn't
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #deff-cod
@@ -117,10 +118,10 @@ def _checked_sets(by_set):
 def mean_over_sets(
     values:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, or another number per image
     units:dict|None=None, # set name -> (n_i,) ids of independent units; None: each image by itself
-    bounded:bool=True, # values lie in 0…1; False: other numbers, such as log-likelihoods
+    bounded:bool|dict=True, # values lie in 0…1; False: anywhere, such as log-likelihoods; set name -> (lowest, highest)
 ) -> tuple[float, float, float]: # mean over sets, low, high; low and high are NaN where a set has one unit
     "Mean over sets of each set's mean, with its 95 % interval over `units`"
-    return _mean_interval(_checked_sets(values), units, (0, 1) if bounded else None)
+    return _mean_interval(_checked_sets(values), units, dict.fromkeys(values, (0, 1)) if bounded is True else bounded)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #0neset01
 MIN_GROUPS = 5 # below so many groups, an interval over them says nothing
@@ -137,25 +138,28 @@ def groups_for_interval(
 def mean_of_set(
     values:np.ndarray, # (n,) right or wrong, or another number per image
     units=None, # (n,) ids of independent units, such as groups; None: each image by itself
-    bounded:bool=True, # as in `mean_over_sets`
+    bounded:bool|tuple=True, # values lie in 0…1; False: anywhere; or (lowest, highest)
     level:float=.95,
 ) -> tuple[float, float, float]: # mean, low, high
     "Mean of one set with its interval over `units`; of independent images that are right or wrong, the exact one"
     values = _checked_sets({'': values})['']
     alone = units is None or len(set(units)) == len(values)
-    if alone and bounded and np.isin(values, (0, 1)).all():
+    if alone and bounded is True and np.isin(values, (0, 1)).all():
         return values.mean(), *clopper_pearson(values.sum(), len(values), level)
-    return _mean_interval({'': values}, units and {'': units}, (0, 1) if bounded else None, level)
+    spans = bounded and {'': (0, 1) if bounded is True else bounded}
+    return _mean_interval({'': values}, units and {'': units}, spans, level)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #81a88d6d
 def mean_difference(
     a:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, classifier A
     b:dict[str, np.ndarray], # the same images in the same order, classifier B
     units:dict|None=None, # as in `mean_over_sets`
+    bounded:bool|dict=True, # differences lie in -1…1; False: anywhere; or set name -> (lowest, highest)
 ) -> tuple[float, float, float]: # difference B − A of the mean over sets, low, high
-    "How much more accurate B is than A, with its 95 % interval over `units`"
+    "How much better B is than A, with its 95 % interval over `units`"
     a, b = _checked_sets(a), _checked_sets(b)
-    return _mean_interval({s: b[s]-a[s] for s in a}, units, (-1, 1))
+    spans = dict.fromkeys(a, (-1, 1)) if bounded is True else bounded
+    return _mean_interval({s: b[s]-a[s] for s in a}, units, spans, n_added=1)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #259da33a
 def mcnemar_exact(

@@ -24,7 +24,8 @@ ROLES = ['reference', 'shift', 'control', 'aside'] # of a set
 REFERENCE, MEAN = 'reference', 'mean over shifts' # what suites call their reference, and the row over their shifts
 CONTROL_MEAN = 'mean over control sets' # the row over sets of other tasks, whose role is 'control' too
 MEANS = MEAN, CONTROL_MEAN # rows that are no sets
-BOUNDED = ['accuracy', 'top-5', 'macro-F1', 'worst-group accuracy', 'ECE (15 bins)'] # metrics that are fractions
+BOUNDED = ['accuracy', 'top-5', 'macro-F1', 'micro-F1', 'balanced accuracy', 'AUROC', 'worst-group accuracy',
+           'ECE (15 bins)'] # metrics that are fractions
 UNBOUNDED = ['NLL', 'Brier', 'KL from start'] # those that are none
 _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.NA, low=np.nan, high=np.nan,
                  n_skipped=0, precision='fp32', seed=pd.NA, version=__version__, data_fingerprint='')

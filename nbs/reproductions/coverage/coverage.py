@@ -8,14 +8,17 @@ Each experiment has a generator of its own, seeded by its setting and number, so
 again in a minute, to the last digit.
 """
 import csv, sys, zlib
+from functools import cache
 from itertools import product
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 from scipy import special, stats
 
 from wiseft.stats import intervals as m
 from wiseft.stats.calibration import expected_calibration_error
-from wiseft.stats.class_metrics import macro_f1, worst_group
+from wiseft.stats.class_metrics import worst_group
+from wiseft.infer.scores import MIN_PER_CLASS, Truth, mean_with_interval, metric_numbers, numbers_per_image
+from wiseft.infer.scores import one_metric, span_of, units_of
 from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -220,35 +223,75 @@ pairs_of_families(5, unequal=.7)
 pairs_of_families(6, sets=2)
 
 
-# ---------- macro-F1 ----------
+# ---------- metrics that are one number per image ----------
 
-def f1(name, n, classes, cameras=0, experiments=300):
-    share = np.linspace(2, 1, classes)/np.linspace(2, 1, classes).sum()
-    right = np.linspace(.9, .4, classes)
-    called = share*right + (share*(1-right)).sum()/classes # who doesn't know says any class, the right one too
-    hit = share*(right + (1-right)/classes)
-    @setting('macro_f1', name, experiments)
+def answers(rng, n, classes, groups=0, other=0.):
+    "Labels of unequal classes, 5 : 1, the rare ones harder; logits of two classifiers; ids of groups of unequal ease"
+    share = np.geomspace(5, 1, classes)
+    labels = rng.choice(classes, n, p=share/share.sum())
+    group = np.arange(n) % groups if groups else np.arange(n)
+    signal = np.sqrt(2*np.log(classes)) + np.linspace(1.5, .5, classes)[labels]
+    if groups: signal = signal + rng.normal(0, .7, groups)[group]
+    both = rng.normal(size=(n, classes)) + signal[:, None]*np.eye(classes)[labels]
+    return labels, [both + rng.normal(0, .5, both.shape) + k*other*np.eye(classes)[labels] for k in (0, 1)], group
+
+
+def rows_of(labels, logits, group, metric, grouped):
+    "As `score` has them, with the column of a metric that needs one"
+    n, classes = logits.shape
+    names = [f'class {c}' for c in range(classes)]
+    categories = [pd.Categorical.from_codes(codes, names) for codes in (labels, logits.argmax(1))]
+    rows = pd.DataFrame(dict(dataset='a', role='shift', label=categories[0], predicted=categories[1], group=None,
+                             unit=np.arange(n).astype(str)))
+    if grouped: rows['group'] = group.astype(str)
+    rows['correct'] = logits.argmax(1) == labels
+    if metric.per_image:
+        column = special.log_softmax(logits, 1) if metric.name != 'quadratic kappa' else logits.argmax(1)
+        units = rows.group.tolist() if grouped else None
+        rows[metric.column] = metric_numbers(metric, column, Truth(labels, names, units))
+    return rows
+
+
+def correlation(scores, truth): return np.corrcoef(scores.argmax(1), truth)[0, 1]
+
+
+@cache
+def true_values(metric, classes, groups, other): # of both classifiers, from 400,000 images
+    labels, both, group = answers(np.random.default_rng(0), 400_000, classes, groups and 20_000, other)
+    return [numbers_per_image(rows_of(labels, z, group, one_metric(metric), False), one_metric(metric)).mean()
+            for z in both]
+
+
+def of_metric(kind, metric, n, classes, groups=0, sets=1, other=0.):
+    "An interval of a metric; draws in which a class has fewer than five images, which have none, are drawn again"
+    name = getattr(metric, '__name__', metric)
+    words = f'{name}: {n} images of {classes} classes{f" in {groups} groups" if groups else ""}'
+    @setting(kind, f'{words}, {sets} sets' if sets > 1 else words, 500)
     def experiment(rng):
-        labels = rng.choice(classes, n, p=share)
-        camera = np.arange(n) % cameras if cameras else None
-        easy = rng.choice([.8, 1.2], cameras)[camera] if cameras else 1.
-        knows = rng.random(n) < np.clip(right[labels]*easy, 0, 1)
-        predicted = np.where(knows, labels, rng.integers(0, classes, n))
-        truth = np.mean(2*hit/(share+called)) if not cameras else f1_of_cameras(classes)
-        return truth, *macro_f1(predicted, labels, camera, n_resamples=1000, rng=rng)[1:]
+        one, drawn = one_metric(metric), {}
+        while len(drawn) < sets:
+            labels, both, group = answers(rng, n, classes, groups, other)
+            if np.bincount(labels, minlength=classes).min() < MIN_PER_CLASS: continue
+            drawn[str(len(drawn))] = [rows_of(labels, z, group, one, groups) for z in both]
+        a, b = ({d: pair[k] for d, pair in drawn.items()} for k in (0, 1))
+        if kind == 'mean_with_interval': return true_values(metric, classes, groups, 0.)[0], *mean_with_interval(a, one)[1:]
+        values = [{d: numbers_per_image(r, one) for d, r in part.items()} for part in (a, b)]
+        units, spans = {d: units_of(r) for d, r in a.items()}, {d: span_of(r, one) for d, r in a.items()}
+        truth = np.subtract(*true_values(metric, classes, groups, other)[::-1]) if other else 0
+        return truth, *m.mean_difference(*values, units, spans)[1:]
 
 
-def f1_of_cameras(classes):
-    "The truth where half of the cameras are easy and half hard."
-    share = np.linspace(2, 1, classes)/np.linspace(2, 1, classes).sum()
-    right = np.mean([np.clip(np.linspace(.9, .4, classes)*e, 0, 1) for e in (.8, 1.2)], 0)
-    called = share*right + (share*(1-right)).sum()/classes
-    return np.mean(2*share*(right + (1-right)/classes)/(share+called))
-
-
-f1('images: 300 of 10 classes', 300, 10)
-f1('images: 2000 of 50 classes', 2000, 50)
-for n in (5, 9, 10, 20): f1(f'cameras: {n} with 60 images', 60*n, 8, n)
+SMOOTH = 'balanced accuracy', 'macro-F1', 'AUROC', 'quadratic kappa', correlation
+SIZES = (100, 2), (400, 2), (400, 10), (1500, 2), (1500, 10), (1500, 50)
+for metric, (n, classes) in product(SMOOTH, SIZES): of_metric('mean_with_interval', metric, n, classes)
+for n, classes in SIZES: of_metric('mean_with_interval', f'recall of class {classes-1}', n, classes)
+for metric in SMOOTH:
+    of_metric('mean_with_interval', metric, 400, 10, sets=3)
+    of_metric('mean_with_interval', metric, 1500, 10, groups=40)
+    for n, classes in SIZES: of_metric('paired difference', metric, n, classes, other=.3)
+    for n, classes in ((100, 2), (400, 10), (1500, 50)): of_metric('null pair', metric, n, classes)
+    of_metric('paired difference', metric, 400, 10, sets=3, other=.3)
+    of_metric('paired difference', metric, 1500, 10, groups=40, other=.3)
 
 
 # ---------- worst group ----------
