@@ -15,7 +15,7 @@ from .paired import compare
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
 def forgetting(
     predictions:KeptPredictions, # of `evaluate` or `sweep` with control sets and keep_predictions=True
-    some=None, # dicts of columns that pick a classifier, as dict(method='fine-tuned'); default all but the initial model
+    some=None, # dicts of columns that pick a classifier, dict(method='fine-tuned'); default all but the initial model
     metric:str|Metric='accuracy' # as in `compare`
 # one row per classifier and control set, and one for their mean: `IDENTITY`, dataset, n, start (of the initial
 # model), value, change, low, high, fell, n_sets
@@ -36,7 +36,7 @@ def forgetting(
     for which in some:
         of_start, of_this = predictions.frame(**start), predictions.frame(**which)
         both = pd.concat([of_start, of_this])
-        changes = compare(both[both.role == 'control'], start, which, metric=metric) # a row per set, and one for their mean
+        changes = compare(both[both.role == 'control'], start, which, metric=metric) # and a row for their mean
         changes = changes.rename(columns=dict(value_a='start', value_b='value', difference='change'))
         # how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean
         is_set, fell = changes.dataset != CONTROL_MEAN, changes.high < 0

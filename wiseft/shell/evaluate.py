@@ -183,7 +183,8 @@ def sweep_(
                              allow_incomplete=allow_incomplete, training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,
-            metrics=split_names(metrics), control=control_images(control, control_head), fast_jpeg=fast_jpeg, **families)
+            metrics=split_names(metrics), control=control_images(control, control_head), fast_jpeg=fast_jpeg,
+            **families)
         show_table(methods_by_set(table))
         _say_forgotten_and_precision(table, predictions, alpha)
         write(table, predictions, recipes)

@@ -58,7 +58,8 @@ def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_si
             classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
             **table, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
         (merge.merge_, dict(
-            zeroshot=initial, finetuned=[finetuned], alpha='auto', metric=metric, output=averaged, **images, **common), averaged),
+            zeroshot=initial, finetuned=[finetuned], alpha='auto', metric=metric, output=averaged, **images,
+            **common), averaged),
         (evaluate.sweep_, dict(
             zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, metrics=metrics,
             **images, **common), results),

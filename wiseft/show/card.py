@@ -20,7 +20,7 @@ from ..stats.caveats import reasons_to_doubt
 from ..analysis.decision import decide
 from ..analysis.predictions import compare_ends, predictions_file, read_predictions
 from ..models.save import read_card
-from .plot_data import ENDS, capital, number_in_words, verdict_numbers
+from .plot_data import capital, number_in_words, verdict_numbers
 from .plots import pictures
 
 # %% ../../nbs/api/show/05_card.ipynb #e873a80d

@@ -55,7 +55,8 @@ def accuracy_words(
     def named(role): return sets[sets.role==role].dataset.unique()
     shifts, control = named('shift'), named('control')
     if dataset==CONTROL_MEAN:
-        return f'Mean {metric} over {len(control)} control sets' if len(control)>1 else f'{capital(metric)} on {control[0]}'
+        if len(control) > 1: return f'Mean {metric} over {len(control)} control sets'
+        return f'{capital(metric)} on {control[0]}'
     if dataset==MEAN and len(shifts)==1: dataset = shifts[0]
     if dataset==MEAN: return f'Mean {metric} over {f"{len(shifts)} shifted sets" if len(shifts) else "shifts"}'
     return f'{capital(metric)} on {dataset}'
@@ -144,7 +145,7 @@ def verdict_numbers(
     comparisons:pd.DataFrame, # that it was made from
     predictions=None, # to compare a fine-tuned model with the initial one
 ) -> list: # of (what, value, low, high), fractions
-    "Accuracy of the classifier to keep, on the reference and under shift, and its difference from the initial model"
+    "Accuracy, or the table's metric, of the classifier to keep, on the reference and under shift, and its difference from the initial model"
     initial = initial_name(table)
     method = {'the average': 'weight-space', 'the fine-tuned model': 'fine-tuned'}.get(decision.keep, initial)
     kept = table[(table.method==method) & ((method!='weight-space') | np.isclose(table.alpha, decision.alpha))]
@@ -152,11 +153,12 @@ def verdict_numbers(
     sides = {reference_set(table): 'on the reference', MEAN: 'under shift'}
     if len(shifts)==1: sides = {reference_set(table): 'on the reference', shifts[0]: f'on {shifts[0]}'}
     rows = [kept[kept.dataset==d] for d in sides]
-    numbers = [(f'Accuracy {sides[r.dataset]}', r.value, r.low, r.high) for r in pd.concat(rows).itertuples()]
+    metric = table.metric.iloc[0]
+    numbers = [(f'{capital(metric)} {sides[r.dataset]}', r.value, r.low, r.high) for r in pd.concat(rows).itertuples()]
     # the difference under shift, else on the reference, which comes first; of an initial model that of the average
     pairs = comparisons[(comparisons.a==initial) & (comparisons.b==f'weight-space, {decision.alpha:g}')]
     if method=='fine-tuned' and len(pairs): pairs = pairs[:0] if predictions is None else compare(
-        predictions, dict(method=initial), dict(method='fine-tuned'))
+        predictions, dict(method=initial), dict(method='fine-tuned'), metric=metric)
     who = 'The average against' if method==initial else 'Against'
     for r in pairs[pairs.dataset.isin(sides)].tail(1).itertuples():
         numbers.append((f'{who} {"zero-shot" if initial=="zero-shot" else "the initial model"} {sides[r.dataset]}',
