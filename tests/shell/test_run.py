@@ -88,6 +88,20 @@ def test_what_chose_alpha_is_told_everywhere(work):
                                                  "out/averaged", "--reference", "photos", code=1).stderr
 
 
+def test_another_metric_chooses_decides_and_leads_the_table():
+    again = run("photos", "balanced", shift="others", model="local-dir:tiny", epochs=2, metric="balanced accuracy")
+    chosen = read_card(Path("balanced/averaged"))["recipe"]["merge"]["chosen"]
+    assert "was chosen by balanced accuracy on 2 validation images" in chosen
+    assert list(again.table.metric.unique()) == ["balanced accuracy", "accuracy"]
+    assert "balanced accuracy" in str(again.decision) and str(again.decision) in Path("balanced/averaged/README.md").read_text()
+    page = Path("balanced/report.html").read_text()
+    assert "Balanced accuracy in percent" in page and "fewer than 5 images" in page
+    lines = Path("balanced/commands.sh").read_text()
+    assert "--metric 'balanced accuracy'" in lines and "--metrics 'balanced accuracy,accuracy'" in lines
+    assert "--metric goes with --alpha auto" in wiseft(
+        "merge", "out/zeroshot", "out/finetuned", "--metric", "AUROC", "-o", "no", code=2).stderr
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on(monkeypatch):
     "What is there is not made again"

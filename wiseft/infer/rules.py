@@ -193,7 +193,7 @@ class keeps:
                 right[a][d], units[d] = numbers_per_image(images, self.metric), units_of(images)
                 spans[d] = span_of(images, self.metric)
         # how much less accurate than the initial model each α is, mean over control sets
-        rows = {a: mean_difference(right[a], right[0.], units, spans) for a in accuracies.index}
+        rows = {a: mean_difference(right[a], right[0.], units, all(spans.values()) and spans) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
         good = lost.index[lost.loss <= self.most + 1e-9]
         if not len(good): raise ValueError(

@@ -145,6 +145,7 @@ def span_of(
     if metric.by_class:
         sizes = _class_sizes(rows, metric)
         size = len(rows)/len(sizes)/sizes.min()
+        if metric.per_image: size /= 4 # a place among scores seldom moves all the way; a quarter covers in simulation
     return (-size, size) if value is None else (value - size*value, value + size*(1-value))
 
 def applies(rows:pd.DataFrame, metric:Metric) -> bool:
@@ -165,8 +166,8 @@ def mean_with_interval(sets:dict, metric:Metric): # set name -> rows; (value, lo
     one = next(iter(sets))
     if len(sets) == 1: estimate = mean_of_set(numbers[one], units[one], spans[one])
     else: estimate = mean_over_sets(numbers, units, spans if all(spans.values()) and metric.numbers else spans[one])
-    if any(why_no_interval(rows, metric) for rows in sets.values()): return estimate[0], np.nan, np.nan
     if not metric.numbers: return estimate
+    if any(why_no_interval(rows, metric) for rows in sets.values()): return estimate[0], np.nan, np.nan
     return estimate[0], *np.clip(estimate[1:], 0 if metric.bounded else -1, 1)
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
