@@ -97,9 +97,11 @@ def t_interval(values, units, lowest, highest):
         size = np.tile([counts_as_one(values[i], units[i]) for i in sets], 2)  # of the added ones
         images = np.append(np.ones(len(x)), size)
         x = np.append(x, size * np.where(added < len(sets), lowest, highest))
-        which, unit = np.append(which, added % len(sets)), np.append(unit, unit.max() + 1 + added)
+        spans = max(size) > 1  # groups span the sets that share them, and so do added ones
+        new = added // len(sets) if spans else added
+        which, unit = np.append(which, added % len(sets)), np.append(unit, unit.max() + 1 + new)
         weight = np.ones(unit.max() + 1)  # of each unit: the added ones are fractions of one
-        weight[-len(added) :] = 200 / (highest - lowest) / len(values)
+        weight[-len({*new}) :] = 200 / (highest - lowest) / len(values) * (len(sets) if spans else 1)
         place = unit * len(sets) + which
         of_unit = lambda v: np.bincount(place, v, len(weight) * len(sets)).reshape(len(weight), -1)
         total, number = of_unit(x), of_unit(images)

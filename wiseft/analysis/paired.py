@@ -11,8 +11,8 @@ from itertools import chain
 from ..stats.intervals import MIN_GROUPS, holm, mcnemar_exact, mean_difference
 from ..stats.table import CONTROL_MEAN, IDENTITY, MEAN, without_agreement
 from ..infer.members import WHO
-from ..infer.scores import KeptPredictions, Metric, applies, groups_of, has_value, numbers_per_image, one_metric
-from ..infer.scores import span_of, why_no_interval
+from ..infer.scores import KeptPredictions, Metric, applies, few_groups, groups_of, has_value
+from ..infer.scores import numbers_per_image, one_metric, span_of, why_no_interval
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
 # index: dataset and file; columns: value, n_seeds, role, group, unit, label, seed, data_fingerprint
@@ -72,7 +72,8 @@ def _difference_row(name, sets, groups, metric, with_p=False): # dict, a row of 
     values = dict(value_a=mean(a), value_b=mean(b), difference=difference, low=low, high=high)
     over = min(kinds.values()) # 'families' if a set of several has enough of them
     n_units = len(set(chain(*(units[d] for d in sets if kinds[d] == over))))
-    row = about | values | dict(over=over, n_units=n_units, why='; '.join(few))
+    why = '; '.join(few) or (few_groups(whole) if groups is None and len(sets) == 1 else '')
+    row = about | values | dict(over=over, n_units=n_units, why=why)
     if not with_p: return row | dict(p=np.nan)
     images_alone = few or over != 'families'
     return row | dict(p=mcnemar_exact(a[name], b[name], None if images_alone else units[name]))
@@ -85,7 +86,7 @@ def compare(
     groups=None, # intervals over groups where a set has enough; True, False: over groups, images; 'label': over classes
     metric:str|Metric='accuracy', # or another, or a function of yours that the predictions were evaluated with
 # one row per dataset, and one for each mean over several: dataset, role, n, value_a, value_b, difference, low, high,
-# over, n_units, why (there is no interval), p (NaN for means, several seeds, and other metrics), a, b, n_seeds, p_holm;
+# over, n_units, why (there is none over groups), p (NaN for means, several seeds, and other metrics), a, b, n_seeds, p_holm;
 # metric, if it isn't accuracy
 ) -> pd.DataFrame:
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"

@@ -58,10 +58,11 @@ def _jackknife(sums, counts, sizes, spans, n_added, n_sets): # (n_units, k) twic
     times = np.ones(len(sums)) # how often each row counts: a unit once, an added unit by a weight
     if spans is not None: # two successes and two failures over all sets; for differences one of each sign
         lowest, highest = spans.T
-        added = np.diag(sizes) # images of each added unit, in its set
+        # images of each added unit, in its set; groups span the sets that share them, and so do added ones
+        added = sizes[None] if (sizes > 1).any() else np.diag(sizes)
         sums = np.vstack([sums, lowest*added, highest*added])
         counts = np.vstack([counts, added, added])
-        times = np.append(times, np.full(2*len(added), n_added/n_sets))
+        times = np.append(times, np.full(2*len(added), n_added/n_sets*len(sizes)/len(added)))
     total, size = times @ counts, times.sum() # (k,) images of each set; number of units, with those added
     means = times @ sums / total # (k,)
     change = ((sums - means*counts)/(total - counts)).sum(1) # of the sum of means, when a unit is left out
