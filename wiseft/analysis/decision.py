@@ -22,7 +22,7 @@ class Decision:
     alpha:float        # of the average
     established:bool   # False: the images can't tell
     reason:str
-    table:pd.DataFrame # accuracy, or another metric, in percent on the reference and under shift, and the difference with its interval
+    table:pd.DataFrame # the metric in percent on the reference and under shift, and the difference with its interval
     def __str__(self):
         kept = f'{self.keep} (α = {self.alpha:g})' if self.keep == 'the average' else self.keep
         begin = 'Keep' if self.established else 'The data cannot tell; keep'

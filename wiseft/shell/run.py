@@ -37,8 +37,8 @@ def _shell_line(command, given): # text; given: argument of the function -> valu
     return shlex.join(words)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-def _steps(data, output, shift, group, metric, clip, probe, epochs, lr, batch_size, seed, device): # clip: of `zeroshot`
-    "The commands of a run, in order: (command, its arguments, the path it writes)"
+def _steps(data, output, shift, group, metric, clip, probe, epochs, lr, batch_size, seed, device):
+    "The commands of a run, in order: (command, its arguments, the path it writes); clip: options of `zeroshot`"
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
     results, page = output/'results.csv', output/'report.html'
