@@ -128,7 +128,8 @@ def test_comparisons_and_what_follows_name_it(swept, tmp_path):
         assert metric == "micro-F1" or (rows.p.isna().all() and rows.why.str.contains("McNemar").all())
     assert compare(kept, dict(alpha=0.0), dict(alpha=1.0)).p.notna().any()
     assert "Its balanced accuracy is" in str(decide(compare_ends(kept, 0.5, "balanced accuracy")))
-    of_two = compare(kept, dict(method="fine-tuned"), dict(method="weight-space", alpha=0.5), metric="balanced accuracy")
+    average = dict(method="weight-space", alpha=0.5)
+    of_two = compare(kept, dict(method="fine-tuned"), average, metric="balanced accuracy")
     assert "points better in balanced accuracy than the fine-tuned model" in str(decide(of_two))
     again = read_predictions(write_predictions(kept, tmp_path / "a.predictions.csv.gz"))
     for metric in SMOOTH:
@@ -160,7 +161,8 @@ def test_a_metric_of_your_own(ends, suite):
 
 @pytest.mark.parametrize("function, message", [
     (lambda scores, truth: 1 / 0, "failed on 200 images: ZeroDivisionError"),
-    (lambda scores, truth: np.nan, "returned nan"), (lambda scores, truth: scores.mean(1), "expected one finite number")])
+    (lambda scores, truth: np.nan, "returned nan"),
+    (lambda scores, truth: scores.mean(1), "expected one finite number")])
 def test_a_wrong_metric_is_named(ends, suite, function, message):
     with pytest.raises(ValueError, match="test: The metric <lambda> .*" + message):
         evaluate(ends[1], suite, metrics=[function], **QUIET)

@@ -15,7 +15,7 @@ from .paired import compare
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
 def forgetting(
     predictions:KeptPredictions, # of `evaluate` or `sweep` with control sets and keep_predictions=True
-    some=None, # dicts of columns that pick a classifier, dict(method='fine-tuned'); default all but the initial model
+    some=None, # dicts of columns that pick classifiers, as dict(method='fine-tuned'); default all but the initial one
     metric:str|Metric='accuracy' # as in `compare`
 # one row per classifier and control set, and one for their mean: `IDENTITY`, dataset, n, start (of the initial
 # model), value, change, low, high, fell, n_sets

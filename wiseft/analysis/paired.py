@@ -86,8 +86,8 @@ def compare(
     groups=None, # intervals over groups where a set has enough; True, False: over groups, images; 'label': over classes
     metric:str|Metric='accuracy', # or another, or a function of yours that the predictions were evaluated with
 # one row per dataset, and one for each mean over several: dataset, role, n, value_a, value_b, difference, low, high,
-# over, n_units, why (there is none over groups), p (NaN for means, several seeds, and other metrics), a, b, n_seeds, p_holm;
-# metric, if it isn't accuracy
+# over, n_units, why (there is none over groups), p (NaN for means, several seeds, and other metrics), a, b, n_seeds,
+# p_holm; metric, if it isn't accuracy
 ) -> pd.DataFrame:
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
     metric = one_metric(metric)

@@ -145,7 +145,7 @@ def verdict_numbers(
     comparisons:pd.DataFrame, # that it was made from
     predictions=None, # to compare a fine-tuned model with the initial one
 ) -> list: # of (what, value, low, high), fractions
-    "Accuracy, or the table's metric, of the classifier to keep, on the reference and under shift, and its difference from the initial model"
+    "What the classifier to keep has on the reference and under shift, and its difference from the initial model"
     initial = initial_name(table)
     method = {'the average': 'weight-space', 'the fine-tuned model': 'fine-tuned'}.get(decision.keep, initial)
     kept = table[(table.method==method) & ((method!='weight-space') | np.isclose(table.alpha, decision.alpha))]

@@ -15,7 +15,7 @@ def expected_calibration_error(
     confidence:np.ndarray, # (n,) highest probability of each image
     correct:np.ndarray, # (n,) bool
     bins:int=15, # equally wide, from 0 to 1; a confidence on an edge belongs below
-    units:list|None=None, # (n,) ids of what is drawn, as in `bootstrap`; None: images
+    units:list|None=None, # (n,) ids of what is drawn; None: images
     n_resamples:int=2000,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`
 ) -> tuple: # (value, low, high); low and high are NaN for a single unit

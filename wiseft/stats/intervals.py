@@ -119,7 +119,7 @@ def _checked_sets(by_set):
 def mean_over_sets(
     values:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, or another number per image
     units:dict|None=None, # set name -> (n_i,) ids of independent units; None: each image by itself
-    bounded:bool|dict=True, # values lie in 0…1; False: anywhere, such as log-likelihoods; set name -> (lowest, highest)
+    bounded:bool|dict=True, # values lie in 0…1; False: anywhere, as log-likelihoods; set -> (lowest, highest)
 ) -> tuple[float, float, float]: # mean over sets, low, high; low and high are NaN where a set has one unit
     "Mean over sets of each set's mean, with its 95 % interval over `units`"
     return _mean_interval(_checked_sets(values), units, dict.fromkeys(values, (0, 1)) if bounded is True else bounded)

@@ -274,7 +274,8 @@ def of_metric(kind, metric, n, classes, groups=0, sets=1, other=0.):
             if np.bincount(labels, minlength=classes).min() < MIN_PER_CLASS: continue
             drawn[str(len(drawn))] = [rows_of(labels, z, group, one, groups) for z in both]
         a, b = ({d: pair[k] for d, pair in drawn.items()} for k in (0, 1))
-        if kind == 'mean_with_interval': return true_values(metric, classes, groups, 0.)[0], *mean_with_interval(a, one)[1:]
+        if kind == 'mean_with_interval':
+            return true_values(metric, classes, groups, 0.)[0], *mean_with_interval(a, one)[1:]
         values = [{d: numbers_per_image(r, one) for d, r in part.items()} for part in (a, b)]
         units, spans = {d: units_of(r) for d, r in a.items()}, {d: span_of(r, one) for d, r in a.items()}
         truth = np.subtract(*true_values(metric, classes, groups, other)[::-1]) if other else 0
