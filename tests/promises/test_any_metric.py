@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score, recall_score, roc_auc_score
+from conftest import later
 from torch import nn
 
 from wiseft.analysis.decision import decide
@@ -20,9 +20,11 @@ from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.infer.rules import choose_alpha, keeps
 from wiseft.infer.scores import KeptPredictions
-from wiseft.show.plots import pictures
-from wiseft.show.report import write_report
 
+balanced_accuracy_score, cohen_kappa_score, f1_score, recall_score, roc_auc_score = later(
+    "sklearn.metrics", "balanced_accuracy_score", "cohen_kappa_score", "f1_score", "recall_score", "roc_auc_score")
+pictures = later("wiseft.show.plots", "pictures")
+write_report = later("wiseft.show.report", "write_report")
 NAMES = ["cat", "dog", "owl"]
 SMOOTH = ["balanced accuracy", "macro-F1", "micro-F1", "AUROC", "quadratic kappa", "recall of owl"]
 QUIET = dict(progress=False)
