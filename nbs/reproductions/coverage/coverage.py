@@ -170,6 +170,12 @@ for n, correlation in product(SIZES, (0, .3, 1)):
         units = {s: own_units(s, group) for s, (_, group) in enumerate(drawn)}
         return .89, *m.mean_over_sets({s: right for s, (right, _) in enumerate(drawn)}, units)[1:]
 
+    @setting('mean_over_sets', f'groups: {n} shared by three sets at 80%, correlation {correlation}')
+    def same_groups(rng, correlation=correlation, sizes=3*SIZES[n]['']):
+        right, group = of_groups(rng, .8, correlation, sizes)
+        sets, units = ({s: of_all[s::3] for s in range(3)} for of_all in (right, group))
+        return .8, *m.mean_over_sets(sets, units)[1:]
+
     @setting('mean_over_sets', f'groups: {n}, Brier scores, correlation {correlation}')
     def brier(rng, correlation=correlation, sizes=SIZES[n]['']):
         right, group = of_groups(rng, .7, correlation, sizes)
