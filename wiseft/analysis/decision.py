@@ -38,8 +38,8 @@ def decide(
     # intervals over families where there are some, else over images
     rows = comparisons[comparisons.b == f'weight-space, {alpha:g}']
     if 'over' in rows:
-        rows = rows[(rows.over == 'images') | (rows.over == 'families') & rows.low.notna()]
-        rows = rows.sort_values('over', kind='stable').drop_duplicates(['a', 'dataset']).sort_index()
+        rows = rows[rows.over.isin(['images', 'families'])].assign(no_interval=rows.low.isna())
+        rows = rows.sort_values(['no_interval', 'over'], kind='stable').drop_duplicates(['a', 'dataset']).sort_index()
     sides = {'on the reference': reference_rows(rows), 'under shift': rows[rows.dataset == MEAN]}
     pairs = {side: r.set_index('a') for side, r in sides.items() if len(r)} # index: what the average is compared with
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index} # average less it
@@ -92,7 +92,8 @@ def _compared_in_words(r, other='the fine-tuned model'): # in words
         better = f'{abs(d):.1f} points {"better" if d > 0 else "worse"} in {r.metric} than'
         words = better if d else f'as good in {r.metric} as'
     over = f' over {r.n_units} groups' if r.get('over') == 'families' else ''
-    interval = '' if pd.isna(r.low) else f' (95 % interval{over} {100*r.low:+.1f} to {100*r.high:+.1f})'
+    interval = f' (95 % interval{over} {100*r.low:+.1f} to {100*r.high:+.1f})'
+    if pd.isna(r.low): interval = f' ({r.why})' if r.get('why') else ''
     return f'{words} {other}{interval}'
 
 def _accuracies_in_words(table, initial, metric): # a sentence
