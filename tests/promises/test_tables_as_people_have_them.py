@@ -278,7 +278,8 @@ def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     pico_classifier(NAMES).save(tmp_path / "tiny")
     file = save(clinic(), "csv", folder)
     table = "--group", "patient", "--column", "domain=site", "--reference-domain", "site A"
-    words = "run", str(file), *table, "--model", "local-dir:tiny", "--epochs", "1", "-o", "out", "--metric", "balanced accuracy"
+    metric = "balanced accuracy"
+    words = "run", str(file), *table, "--model", "local-dir:tiny", "--epochs", "1", "-o", "out", "--metric", metric
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     lines = done.stderr.splitlines()
@@ -296,4 +297,4 @@ def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     evaluated = dict(zip(run.table.dataset, run.table.data_fingerprint))
     assert {name: evaluated[name] for name in suite.datasets()} == \
         {name: s.fingerprint for name, s in suite.datasets().items()}
-    assert choose_alpha(run.initial, run.finetuned, suite, metric="balanced accuracy", progress=False) == run.averaged.alpha
+    assert choose_alpha(run.initial, run.finetuned, suite, metric=metric, progress=False) == run.averaged.alpha
