@@ -18,7 +18,7 @@ from ..stats.table import check_fraction, compact, first_metric
 from ..stats.table_io import read_results
 from ..stats.caveats import reasons_to_doubt
 from ..analysis.decision import decide
-from ..analysis.predictions import compare_ends, predictions_file, read_predictions
+from ..analysis.predictions import compare_ends, metric_to_compare, predictions_file, read_predictions
 from ..models.save import read_card
 from .plot_data import capital, number_in_words, verdict_numbers
 from .plots import pictures
@@ -64,7 +64,8 @@ def _verdict(table, results, alpha, chosen): # dict of values of the template
     "The decision that follows from the predictions beside a table, and its numbers"
     file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5 # an end is no average
     predictions = read_predictions(file) if file.exists() else None
-    comparisons = None if predictions is None else compare_ends(predictions, average)
+    comparisons = None if predictions is None else compare_ends(
+        predictions, average, metric_to_compare(table, predictions))
     decision = None if comparisons is None else decide(comparisons, average, alpha if chosen else None)
     if decision is None: return {}
     numbers = [number_in_words(*number) for number in verdict_numbers(table, decision, comparisons, predictions)]

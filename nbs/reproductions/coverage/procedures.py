@@ -31,12 +31,12 @@ def resampled_means(values, units, n_resamples=1000):
     return means[~np.isnan(means)]
 
 
-def percentile(values, units, span):
+def percentile(values, units, *_, **__):
     "Cluster bootstrap, percentiles (Efron 1979)"
     return mean_of(values), *np.quantile(resampled_means(values, units), [(1-LEVEL)/2, (1+LEVEL)/2])
 
 
-def bca(values, units, span):
+def bca(values, units, *_, **__):
     "Cluster bootstrap, bias-corrected and accelerated (Efron 1987)"
     mean, means = mean_of(values), resampled_means(values, units)
     sums, counts, _, groups = m._unit_rows(values, units)
@@ -53,14 +53,14 @@ def bca(values, units, span):
     return mean, *np.quantile(means, stats.norm.cdf(bias + z/(1-acceleration*z)))
 
 
-def cluster_t(values, units, span):
+def cluster_t(values, units, spans, *more, **named):
     "Jackknife over clusters, t with Satterthwaite's degrees of freedom (Bell and McCaffrey 2002)"
-    return chosen(values, units, None)
+    return chosen(values, units, None, *more, **named)
 
 
-def adjusted_t(values, units, span):
+def adjusted_t(*args, **named):
     "The same with two successes and two failures added (Price and Bonett 2004), as large as the design effect"
-    return chosen(values, units, span)
+    return chosen(*args, **named)
 
 
 def mean_of(values): return float(np.mean([v.mean() for v in values.values()]))
