@@ -39,7 +39,7 @@ from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.models.pooled import without_pooling_shortcut
-from wiseft.train.flops import operations
+from wiseft.bench.flops import operations
 from wiseft.data.suites import Suite, load_suite, protocol
 from wiseft.infer.ensembles import average_logits, average_probabilities, sweep
 from wiseft.infer.evaluation import evaluate

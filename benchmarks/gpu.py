@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from bench import ALPHAS, Files, empty_cache, nearby, photographs, seconds, shown, write
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import load_clip
-from wiseft.train.flops import operations
+from wiseft.bench.flops import operations
 from wiseft.base.devices import best_device, describe_device
 from wiseft.infer.ensembles import sweep
 from wiseft.models.head import ClassificationHead

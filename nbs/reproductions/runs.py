@@ -227,6 +227,18 @@ def provenance(
         with atomic_path(file, force=True) as tmp: tmp.write_text(json.dumps(entries, indent=1) + '\n')
 
 
+def parts_parser(
+    description:str, # of the script: its docstring
+    parts, # names that --part takes
+) -> argparse.ArgumentParser:
+    "Options of a script that trains part after part: `--part`, `--minutes`, and `--tables`, which trains nothing"
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--part', choices=parts)
+    parser.add_argument('--minutes', type=float, help='begin nothing after so many; default: when all is done')
+    parser.add_argument('--tables', action='store_true', help='train nothing')
+    return parser
+
+
 def provenance_table(
     folder:str|Path='.'
 ) -> pd.DataFrame: # a row a call

@@ -13,7 +13,7 @@ from subpackages import SUBPACKAGES
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.resume", "train.learner", "train.record",
-              "train.weight_averages", "train.flops", "bench.trial"}
+              "train.weight_averages", "bench.flops", "bench.trial"}
 SHELL = {"shell.app", "shell.data", "shell.train", "shell.merge", "shell.evaluate", "shell.report", "shell.bench",
          "shell.show", "shell.run", "shell.cli"}
 PLOTTING = {"show.bench_plots", "show.style", "show.plots"}

@@ -154,7 +154,7 @@ def test_goes_on(few, tune, tmp_path):
     "From the checkpoint of the first of two epochs, with what is counted; with other factors it is another training."
     from fastai.callback.core import Callback, CancelFitException
 
-    from wiseft.train.flops import COUNTED, Costs
+    from wiseft.bench.flops import COUNTED, Costs
 
     class Stop(Callback):
         order = 99

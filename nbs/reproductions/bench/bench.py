@@ -19,7 +19,7 @@ from time import perf_counter
 from wiseft.bench.run import Busy, carry_out, plan_bench
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
-from wiseft.train.flops import arithmetic
+from wiseft.bench.flops import arithmetic
 from wiseft.data.suites import load_suite, protocol
 from wiseft.base.files import atomic_path
 from wiseft.methods.car_ft import context_head
@@ -27,8 +27,8 @@ from wiseft.bench.plan import Contender
 from wiseft.shell.app import load_methods
 from wiseft.bench.outcome import resampling_units
 from wiseft.bench.trial import Trial, strengths
-from wiseft.stats.chance import both_chances, seed_variance
-from wiseft.stats.matched_accuracy import resampled
+from wiseft.bench.chance import both_chances, seed_variance
+from wiseft.bench.matched_accuracy import resampled
 from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent

@@ -8,7 +8,7 @@
 Which images each classifier gets right lies in a folder a part and is committed as an archive (../answers.py --pack);
 weights lie in build/best_settings and may be lost.
 """
-import argparse, json, sys
+import json, sys
 import numpy as np
 import pandas as pd
 from functools import partial
@@ -20,13 +20,13 @@ from wiseft.bench.outcome import Bench, Entry, resampling_units
 from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, plan_bench
 from wiseft.bench.trial import Trial
 from wiseft.shell.app import load_methods
-from wiseft.stats.chance import holm_among
+from wiseft.bench.chance import holm_among
 from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE.parent/'bench'), str(HERE.parent/'campaign')]
 from bench import At, BUILD, on_both_sides, stacked, start_of, suite_of, unpacked, with_chance
-from runs import provenance
+from runs import parts_parser, provenance
 import campaign
 
 unpacked(HERE)
@@ -159,11 +159,7 @@ def write_tables():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--minutes', type=float, help='begin nothing after so many; default: when all is done')
-    parser.add_argument('--part', choices=PLAN['parts'])
-    parser.add_argument('--tables', action='store_true', help='train nothing')
-    args = parser.parse_args()
+    args = parts_parser(__doc__, PLAN['parts']).parse_args()
     load_methods()
     if args.tables: return print(write_tables())
     with provenance(__file__, seeds=[PLAN['choice_seed'], *PLAN['seeds']]):

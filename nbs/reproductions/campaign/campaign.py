@@ -11,7 +11,7 @@ Settings are chosen as ../bench chose them: by its own trials, which are read an
 methods that are new. Weights lie in build/campaign and may be lost. All else lies here and is committed, but for the
 answers of rows other than plain fine-tuning (some 150 MB), which no question asks for.
 """
-import argparse, json, shutil, sys
+import json, shutil, sys
 import numpy as np
 import pandas as pd
 from pathlib import Path
@@ -29,14 +29,15 @@ from wiseft.bench.trial import Trial
 from wiseft.methods.car_ft import context_head
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.app import load_methods
-from wiseft.stats.chance import holm_among
-from wiseft.stats.matched_accuracy import matched_gains
+from wiseft.bench.chance import holm_among
+from wiseft.bench.matched_accuracy import matched_gains
 from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent/'bench'), str(HERE.parent/'names')]
 from bench import At, BUILD, start_of, suite_of, unpacked
 from names import part_numbers, start_with
+from runs import parts_parser
 
 unpacked(HERE)
 BENCH = HERE.parent/'bench'
@@ -205,12 +206,9 @@ def write_tables():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--minutes', type=float, help='stop after so many; default: when all is done')
-    parser.add_argument('--part', choices=PLAN['parts'])
+    parser = parts_parser(__doc__, PLAN['parts'])
     parser.add_argument('--first', action='store_true', help='only what the first questions ask for')
     parser.add_argument('--held', action='store_true', help='train nothing')
-    parser.add_argument('--tables', action='store_true', help='train nothing')
     args, began = parser.parse_args(), perf_counter()
     load_methods()
     if args.tables: return print(write_tables())

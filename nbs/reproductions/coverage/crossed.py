@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from many import HERE, KINDS, RATES, ROWS, committed, drawn, right
 from scipy import stats
-from wiseft.stats.chance import both_chances, holm_among, two_sided_p, seed_variance
+from wiseft.bench.chance import both_chances, holm_among, two_sided_p, seed_variance
 
 TIMES, SEEDS, BENCHES = (1, 20), (3, 5, 8), 400
 

@@ -12,7 +12,7 @@ import numpy as np
 from functools import cache
 from itertools import product
 from seeds import HERE, PLAN, RATES, ROWS, both_sides, world
-from wiseft.stats.chance import both_chances, holm_among, two_sided_p, seed_variance
+from wiseft.bench.chance import both_chances, holm_among, two_sided_p, seed_variance
 
 TIMES, SEEDS, KINDS, BENCHES = (1, 3, 10, 20), (3, 4, 5, 6, 8), ('committed', 'normal', 'two-humped'), 1000
 ADDED = (2,) # later than TIMES, so that the random numbers of the other cells stay

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 from wiseft.data.suites import load_suite
 from wiseft.infer.rules import alpha_by_rule
-from wiseft.stats.matched_accuracy import at_reference, matched_gains, resampled
+from wiseft.bench.matched_accuracy import at_reference, matched_gains, resampled
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))

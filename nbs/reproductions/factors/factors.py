@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from wiseft.base.files import atomic_path
 from wiseft.bench.run import carry_out, plan_bench
 from wiseft.shell.app import load_methods
-from wiseft.stats.matched_accuracy import matched_gains
+from wiseft.bench.matched_accuracy import matched_gains
 from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent

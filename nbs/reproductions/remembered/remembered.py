@@ -12,7 +12,7 @@ packages to install stand there, too. Two processes with one thread each (OMP_NU
 What each classifier answers to each image lies here, two files per run, and is committed as an archive (../answers.py
 --pack); weights lie in build/remembered and may be lost.
 """
-import argparse, json, sys
+import json, sys
 import numpy as np
 import pandas as pd
 import torch
@@ -33,8 +33,8 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.models.load import load_classifier
 from wiseft.models.vision import load_vision
 from wiseft.shell.app import load_methods
-from wiseft.stats.chance import holm_among
-from wiseft.stats.matched_accuracy import against_itself, matched_gains
+from wiseft.bench.chance import holm_among
+from wiseft.bench.matched_accuracy import against_itself, matched_gains
 from wiseft.stats.table import REFERENCE
 from wiseft.train.learner import linear_probe
 
@@ -42,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), *(str(HERE.parent/name) for name in ('bench', 'photographs', 'words'))]
 from answers import unpacked
 from bench import with_chance
-from runs import provenance
+from runs import parts_parser, provenance
 from words import zeroshot
 
 unpacked(HERE)
@@ -272,11 +272,8 @@ def write_tables():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parts_parser(__doc__, PLAN['parts'])
     parser.add_argument('photographs', type=Path, nargs='?')
-    parser.add_argument('--part', choices=PLAN['parts'])
-    parser.add_argument('--minutes', type=float)
-    parser.add_argument('--tables', action='store_true', help='train nothing')
     args = parser.parse_args()
     if args.tables: return print(write_tables())
     if not args.photographs: parser.error('give the folder that has the photographs')

@@ -3,14 +3,14 @@
 
     python ../icons/build_suite.py       # pretraining images, once
     python starts.py --minutes 100       # as much as fits; what is done is not done again
-    python starts.py --tower resnet      # this tower alone: its pretrainings, then its parts
+    python starts.py --part resnet       # this tower alone: its pretrainings, then its parts
     python starts.py --tables            # starts.csv, of parts that are complete
 
 A pretraining takes an hour on two idle cores, and goes on from its last 200 steps. Which images each classifier gets
 right lies in a folder a part and a start, and is committed as an archive (../answers.py --pack), with the pretraining's
 log beside it; towers and weights lie in build/starts.
 """
-import argparse, json, subprocess, sys
+import json, subprocess, sys
 import numpy as np
 import pandas as pd
 from functools import partial
@@ -30,7 +30,7 @@ from wiseft.stats.table import REFERENCE
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), *(str(HERE.parent/name) for name in ('bench', 'campaign', 'protocol2'))]
 from bench import At, suite_of, unpacked
-from runs import provenance
+from runs import parts_parser, provenance
 import bench, campaign, protocol2
 
 unpacked(HERE)
@@ -147,17 +147,13 @@ def write_tables():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--minutes', type=float, help='stop after so many; default: when all is done')
-    parser.add_argument('--tower', choices=PLAN['towers'])
-    parser.add_argument('--tables', action='store_true', help='train nothing')
-    args, began = parser.parse_args(), perf_counter()
+    args, began = parts_parser(__doc__, PLAN['towers']).parse_args(), perf_counter()
     load_methods()
     if args.tables: return print(write_tables())
     clock = Clock(partial(print, flush=True), args.minutes)
     with provenance(__file__, seeds=PLAN['starts']):
         try:
-            for tower, start in product([args.tower] if args.tower else PLAN['towers'], PLAN['starts']):
+            for tower, start in product([args.part] if args.part else PLAN['towers'], PLAN['starts']):
                 pretrained(tower, start, args.minutes and 60*args.minutes - (perf_counter()-began))
                 for name, how in PLAN['parts'].items():
                     if how['tower'] == tower: Part(name, start).make(clock)
