@@ -116,7 +116,6 @@ class Run:
                 {('EMA', t.strength): c for t, c in zip(averages, rest)})
     def others(self, lr, seed):
         "(method, setting) -> what people do instead of averaging, all fine-tunings of their own."
-        if not self.instead: return {}
         at = PLAN['rates'].index(lr)
         trials = {('lower rate', r): (Trial(r, seed), {}) for r in PLAN['rates'][at-2:at]}
         trials |= {('epochs', n): (Trial(lr, seed), dict(epochs=n)) for n in self.instead['epochs']}
@@ -143,9 +142,9 @@ def judge_rate(part, style, lr, photographs, clock, file):
     judge(run.plain(lr, SEEDS[0]), run.suite, 'validation', file)
 
 
-def judge_run(part, style, lr, seed, photographs, clock, file):
+def judge_run(part, style, lr, seed, rows, photographs, clock, file):
     run = Run(part, style, photographs, clock)
-    points = run.plain(lr, seed) | run.others(lr, seed)
+    points = dict(plain=run.plain, others=run.others)[rows](lr, seed)
     clock.check(f'judge {file}')
     judge(points, run.suite, 'validation', file.replace('.npz', '.validation.npz'))
     judge(points, run.suite, 'test', file, control_of(photographs))
@@ -164,7 +163,10 @@ def all_made(work): # file -> function that makes it
 
 
 def rate_file(part, style, lr): return f'{part}, {style}, lr {lr:g}.validation.npz'
-def run_file(part, style, seed): return f'{part}, {style}, seed {seed}.npz'
+def run_file(part, style, seed, rows='plain'):
+    return f'{part}, {style}, seed {seed}{"" if rows == "plain" else ", instead"}.npz'
+def run_files(part, rows): return {run_file(part, s, seed, rows): (s, seed) for seed in SEEDS for s in PLAN['styles']}
+def rows_of(part): return ['plain', 'others'] if PLAN['parts'][part]['instead'] else ['plain']
 
 
 def best_rate(part, rates):
@@ -186,8 +188,9 @@ def make(part, photographs, clock):
         if step or lr != rates[-1]: break
         rates.append(PLAN['rates'][-1])
     print(f'{part}: learning rate {lr:g}', flush=True)
-    all_made({run_file(part, s, seed): partial(judge_run, part, s, lr, seed, **given)
-              for seed in SEEDS for s in PLAN['styles']})
+    for rows in rows_of(part):
+        all_made({file: partial(judge_run, part, style, lr, seed, rows, **given)
+                  for file, (style, seed) in run_files(part, rows).items()})
 
 
 # ---------- tables ----------
@@ -200,9 +203,14 @@ def right_of(file):
     return {k: {d: r[datasets == d] for d in dict.fromkeys(datasets)} for k, r in zip(keys, right)}
 
 
+def is_complete(part, rows): return all((HERE/file).exists() for file in run_files(part, rows))
+
+
 def shares(part, seeds=SEEDS, styles=PLAN['styles']):
     "(method, setting) -> dataset -> (n,): new images by the share of seeds; control images of styles and seeds."
-    runs = [[right_of(run_file(part, style, seed)) for seed in seeds] for style in styles]
+    there = [rows for rows in rows_of(part) if is_complete(part, rows)]
+    def run(*of): return {k: sets for rows in there for k, sets in right_of(run_file(part, *of, rows)).items()}
+    runs = [[run(style, seed) for seed in seeds] for style in styles]
     def mean(of_style, k, d): return np.mean([run[k][d] for run in of_style], 0)
     def old(k): return {d: np.mean([mean(of_style, k, d) for of_style in runs], 0) for d in CONTROL}
     return {k: {REFERENCE: np.concatenate([mean(of_style, k, REFERENCE) for of_style in runs])} | old(k)
@@ -260,8 +268,8 @@ def curves(part):
 
 def write_tables():
     "Of all parts that are complete."
-    ready = [p for p in PLAN['parts'] if all((HERE/run_file(p, s, n)).exists() for s in PLAN['styles'] for n in SEEDS)]
-    compared = [p for p in ready if PLAN['parts'][p]['instead']]
+    ready = [p for p in PLAN['parts'] if is_complete(p, 'plain')]
+    compared = [p for p in ready if 'others' in rows_of(p) and is_complete(p, 'others')]
     groups = [PLAN['styles'], *([s] for s in PLAN['styles'])] # all of them, and each by itself
     tables = dict(curves=[curves(p) for p in ready], restored=[restored(p, styles) for p in ready for styles in groups],
                   instead=[instead(p, c) for p in compared for c in CONTROL])
