@@ -7,6 +7,7 @@ import torch
 from conftest import later
 from torch import nn
 
+from wiseft.base.registry import find_method
 from wiseft.methods import index  # noqa: F401, all merges
 from wiseft.models.testing import pico_classifier
 from wiseft.weights.files import merge_files
@@ -70,6 +71,17 @@ def test_statistics_of_an_average():
         for k in "0.weight", *statistics:
             assert torch.equal(between[k], weighted_sum([z[k], f[k]], [1 - alpha, alpha]))
             assert torch.equal(same[k], weighted_sum([z[k], z[k]], [1 - alpha, alpha]))
+
+
+def test_a_chain_that_ends_in_wise_ft_is_swept_as_it_is_merged():
+    "A path took it for WiSE-FT alone."
+    start, end, target = network(1), network(1), network(1)
+    z, f, name = start.state_dict(), end.state_dict(), "task arithmetic+weight-space"
+    on_path = WeightPath(target, z, f, find_method(name))(0.5).state_dict()
+    merged, alone = merge(z, [f], name, alpha=0.5), interpolate(z, f, 0.5)
+    assert all(torch.equal(t, merged[k]) for k, t in on_path.items())
+    torch.testing.assert_close(merged["0.weight"], z["0.weight"] + 0.15 * (f["0.weight"] - z["0.weight"]))
+    assert not torch.equal(merged["0.weight"], alone["0.weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])

@@ -21,7 +21,7 @@ from ..base.text import BadFile, our_names, python_or_shell, why_failed
 from ..base.files import atomic_path, locked
 from ..base.devices import describe_device, fitting_precision
 from ..base.progress import duration
-from ..weights.merge import merge
+from ..weights.recipes import merged_classifier
 from ..stats.table import REFERENCE
 from ..data.arrays import read_table
 from ..data.suites import Suite
@@ -251,7 +251,7 @@ def advance(self:Work, entry:Entry, seed:int):
             if seed != seeds[-1]: return
             trials = [replace(trial, seed=s) for s in seeds]
             name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
-        make_end = partial(self.merged_classifier, row.method, trials, name)
+        make_end = partial(self.saved_merge, row.method, trials, name)
     right, _, cost = self.judgment(make_end, name, 'validation', by) # set -> (k, n_images); the reference alone
     test, kl, _ = self.judgment(make_end, name, 'test', by) # set -> (k, n_images), set -> (k,)
     entry.curves.append(Curve(right[REFERENCE], test, cost, kl))
@@ -265,7 +265,7 @@ def leave_out(self:Work, entry:Entry):
     for out in seeds:
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
-        try: test, kl, cost = self.judgment(partial(self.merged_classifier, method, trials, name), name, 'test')
+        try: test, kl, cost = self.judgment(partial(self.saved_merge, method, trials, name), name, 'test')
         except Exception as e:
             self.clock.say(f'{name}: {last_line(e)} It is unknown how much {entry.row.name} depends on single runs.')
             return
@@ -329,7 +329,7 @@ def trained_classifier(self:Work, trial:Trial) -> ImageClassifier:
     return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch
-def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
+def saved_merge(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "Merge plainly fine-tuned classifiers by a method, and save the result with its recipe"
     hyperparameters, images = self.plan.given.get(method.name, {}), self.plan.suite.validation
     # other seeds or hyperparameters: another folder, such as 'TIES of 3 plain, lr 1e-05, 3f9a01'
@@ -339,8 +339,7 @@ def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageC
     if not folder.exists():
         zeroshot, finetuned = self.plan.zeroshot, [self.trained_classifier(t) for t in trials]
         with passes(zeroshot) as counts:
-            if method.kind == 'search': out = method(zeroshot, finetuned, images, **hyperparameters)
-            else: out = merge(zeroshot, finetuned, method, images=images, **hyperparameters)
+            out = merged_classifier(method.set(**hyperparameters), zeroshot, finetuned, images)
         # passes of the merge or search itself, beside those of the fine-tunings
         out.recipe['making'] = counted_or_declared(counts, method, self.plan.suite, len(finetuned))
         out.save(folder)

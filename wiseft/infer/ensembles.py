@@ -120,8 +120,6 @@ def _methods_to_sweep(by, parts): # list of `Method`
     methods = []
     for given in [by] if isinstance(by, str) else by:
         m = as_method(given)
-        # a plain function that is registered nowhere has no kind yet
-        if m.kind is None: m.kind = 'merge' if 'info' in m.parameters else 'ensemble'
         if m.kind != 'ensemble' and not (m.kind == 'merge' and 'alpha' in m.parameters): raise ValueError(
             f'{m.name} has no alpha to sweep: it is a {m.kind}. A sweep takes ensembles, and merges with an alpha.')
         if parts and m.kind == 'merge': m = m.set(parts=parts)

@@ -124,7 +124,7 @@ def choose_alpha(
     candidates = accuracies[accuracies.index.isin(allowed)] # 0.5 is evaluated anyway
     # the rows of the ends are the two classifiers. A merge of parts isn't the zero-shot one at 0, since it leaves the
     # rest fine-tuned, and TIES or LiNeS aren't the fine-tuned one at 1
-    if parts or 'parts' in as_method(method).given: candidates = candidates.drop(0.)
+    if parts or getattr(as_method(method), 'parts', None): candidates = candidates.drop(0.)
     if not _ends_at_finetuned(zeroshot, finetuned, as_method(method), images): candidates = candidates.drop(1.)
     best = predictions.frame(dataset=images.name, alpha=accuracies.idxmax()).dropna(subset='correct')
     variance = None if metric.column == 'correct' else numbers_per_image(best, metric).var()

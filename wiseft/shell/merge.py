@@ -145,7 +145,7 @@ def _merge_classifiers(recipe, output, device, force, auto, metric, keep, contro
     from wiseft.infer.rules import choose_alpha,keeps
     from wiseft.models.load import load_classifier
     from wiseft.weights.merge import check_not_swapped
-    from wiseft.weights.recipes import HALVES,merged_classifier
+    from wiseft.weights.recipes import HALVES,classifier_by_recipe
     device, _ = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
         @cache # each is loaded once
@@ -166,7 +166,7 @@ def _merge_classifiers(recipe, output, device, force, auto, metric, keep, contro
             recipe.method = recipe.method.set(alpha=choose_alpha(
                 base, finetuned, images, rule, recipe.method, metric=metric or 'accuracy'))
         elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
-        merged = merged_classifier(recipe, output, load, images)
+        merged = classifier_by_recipe(recipe, output, load, images)
         # a search's steps, a row per model: accuracy alone, of the soup before and after, McNemar's p, is it taken?
         if 'trace.csv' in merged.beside:
             trace = merged.beside['trace.csv']

@@ -119,16 +119,16 @@ def write_merged(
     _warn_if_unrelated(files, names)
     # what the file says of itself, in its header: names of the models, the method, and its hyperparameters
     notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method.name)
-    for k, v in method.given.items():
+    for k, v in method.settings.items():
         value = getattr(v, 'recipe', v)
         if v is not None: notes[k] = value if isinstance(value, (int, float)) else json.dumps(value)
     if out in map(Path, paths): recipe = '' # it couldn't be carried out again, for it replaces one of its models
     else: recipe = recipe_text(method, base, finetuned, out.parent, dtype=str(dtype or '').removeprefix('torch.'))
-    like = files[0] # the names, shapes, and types of the result
-    if dtype: like = {k: t.to('meta', dtype if is_weight(t) else t.dtype) for k, t in like.items()}
+    # the names, shapes, and types of the result
+    like = {k: t.to('meta', dtype if dtype and is_weight(t) else t.dtype) for k, t in files[0].items()}
     with atomic_path(out, force=force) as tmp:
         prepared = prepare_merge(method, first, rest)
-        write_tensors(tmp, like, notes, merged_tensors(method, first, rest, prepared, names, dtype=dtype))
+        write_tensors(tmp, like, notes, merged_tensors(method, first, rest, prepared, names, like=like))
         if prepared:
             state = {k: torch.as_tensor(v) for k, v in prepared_for_file(prepared).items()}
             with atomic_path(out.with_suffix('.prepared.safetensors'), force=force) as beside:

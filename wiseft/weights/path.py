@@ -9,12 +9,11 @@ __all__ = ['WeightPath']
 import torch
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from fastcore.basics import chunked
 from torch import nn
 from ..base.registry import Method, as_method
-from .tensors import check_compatible, check_finite, is_running_statistic, is_same_mask, is_weight
+from .tensors import check_compatible, check_finite, is_same_mask
 from .layout import Positions
-from .merge import merged_tensors, wise_ft
+from .merge import average_into, merged_tensors, wise_ft
 
 # %% ../../nbs/api/weights/04_path.ipynb #ccb7b2bd
 class WeightPath:
@@ -29,9 +28,9 @@ class WeightPath:
         memory = target.state_dict() # the target's own tensors, which are written to
         check_compatible(zeroshot, finetuned)
         # equal in both, with infinite values: not averaged
-        self.masks = {k for k, t in zeroshot.items() if is_same_mask([t, finetuned[k]])}
+        masks = {k for k, t in zeroshot.items() if is_same_mask([t, finetuned[k]])}
         for state, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')):
-            check_finite({k: t for k, t in state.items() if k not in self.masks}, name)
+            check_finite({k: t for k, t in state.items() if k not in masks}, name)
             if any(state[k].data_ptr() == t.data_ptr() for k, t in memory.items() if t.numel()): raise ValueError(
                 f"The target shares its memory with {name} and would overwrite it. Give a copy: "
                 "copy.deepcopy(module).")
@@ -43,38 +42,24 @@ class WeightPath:
         def there(state): return {k: state[k].detach().to(t.device) for k, t in memory.items()}
         self.zeroshot, self.finetuned = there(zeroshot), there(finetuned)
         # tensors that training left alone are written once, so that `shared_layers` can tell that they stay as they are
-        self.equal = {k for k, z in self.zeroshot.items() if torch.equal(z, self.finetuned[k])}
+        equal = {k for k, z in self.zeroshot.items() if torch.equal(z, self.finetuned[k])}
         with torch.no_grad():
-            for k in self.equal: memory[k].copy_(self.zeroshot[k])
+            for k in equal: memory[k].copy_(self.zeroshot[k])
+        self.changed = {k: t for k, t in memory.items() if k not in equal}
 
     @torch.no_grad()
     def __call__(self,
         alpha:float # mixing coefficient; outside 0…1 it extrapolates
     ) -> nn.Module: # `target`
         # WiSE-FT of all weights needs no copy of a merged tensor
-        is_plain = self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}
-        if is_plain: self._average_into_target(alpha)
+        if self.method.function is wise_ft.function and not self.method.parts:
+            average_into(self.changed, self.zeroshot, self.finetuned, alpha)
         else:
             merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned], self.prepared,
-                                    positions=self.positions)
+                                    positions=self.positions, like=self.memory)
             for k, t in merged:
-                if not (k in self.equal and torch.equal(self.memory[k], t.to(self.memory[k]))): self.memory[k].copy_(t)
+                if k in self.changed or not torch.equal(self.memory[k], t.to(self.memory[k])): self.memory[k].copy_(t)
         if getattr(self.target, 'head_from_text', False): # a head follows from the text tower: once for each alpha
             if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())
             self.target.head.load_state_dict(self.heads[alpha])
         return self.target
-
-    def _average_into_target(self, alpha):
-        "Average all weights; on an accelerator many tensors at once"
-        together = []
-        for k, t in self.memory.items():
-            if k in self.equal: continue
-            z, f = self.zeroshot[k], self.finetuned[k]
-            if not is_weight(t) or k in self.masks: t.copy_(f if alpha == 1 else z)
-            elif is_running_statistic(k) and not 0 <= alpha <= 1: t.copy_(f if alpha > 1 else z) # not extrapolated
-            elif t.device.type != 'cpu': together.append((t, z, f))
-            elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
-            else: t.copy_(torch.lerp(z, f, alpha))
-        for some in chunked(together, 64):
-            targets, starts, ends = map(list, zip(*some))
-            torch._foreach_copy_(targets, torch._foreach_lerp(starts, ends, alpha)) # averaged first, rounded then

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HALVES', 'scaled_steps', 'agreeing_steps', 'Recipe', 'is_classifier', 'read_recipe', 'ByTensor', 'merge_by_recipe',
-           'merged_classifier', 'what_is_missing']
+           'merged_classifier', 'classifier_by_recipe', 'what_is_missing']
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #76316bf0
 import math, os, reprlib, torch, yaml
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from ..base.registry import Method, find_method
+from ..base.registry import FromModels, Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
 from .layout import Positions
@@ -257,7 +257,7 @@ def merge_by_recipe(
         return write_merged(recipe.base, recipe.finetuned, out, recipe.method, force=force, read=_weights_of,
                             dtype=_DTYPES.get(recipe.dtype))
     with atomic_path(out, force=force, kind='classifier') as tmp:
-        classifier = merged_classifier(recipe, out, load, images)
+        classifier = classifier_by_recipe(recipe, out, load, images)
         classifier.save(tmp, precision=HALVES.get(recipe.dtype))
     return out
 
@@ -268,6 +268,16 @@ def _weights_of(path, dtype=None): # state dict
     return Widened(state, torch.promote_types(dtype, torch.float32)) if dtype else state
 
 def merged_classifier(
+    method:FromModels, # a merge or a search
+    base, finetuned:list, # classifiers; base None for methods that don't use it
+    images=None, # validation images of the reference
+    names:list|None=None, # of the fine-tuned ones, in a search's table
+): # a new classifier
+    "The classifier that a merge or a search makes of others"
+    if method.kind != 'search': return merge(base, finetuned, method, images=images)
+    return method(base, dict(zip(names, finetuned)) if names else finetuned, images)
+
+def classifier_by_recipe(
     recipe:Recipe, # of classifiers
     folder:str|Path, # that it will lie in, and its own recipe beside it
     load:Callable, # path of a classifier → the classifier
@@ -276,8 +286,7 @@ def merged_classifier(
     "The classifier that a recipe describes; when it is saved, its recipe is saved with it"
     method = recipe.method
     base, finetuned = _classifiers(recipe, load)
-    if method.kind == 'search': classifier = method(base, dict(zip(map(str, recipe.finetuned), finetuned)), images)
-    else: classifier = merge(base, finetuned, method, images=images)
+    classifier = merged_classifier(method, base, finetuned, images, names=[str(p) for p in recipe.finetuned])
     used = recipe.images if method.needs_images else {}
     again = recipe_text(method, recipe.base, recipe.finetuned, folder, dtype=recipe.dtype, **used)
     if again: classifier.beside['recipe.yml'] = again

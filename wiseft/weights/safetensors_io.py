@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from ..base.text import BadFile
 from ..base.files import blame_memory, existing_file
-from .tensors import is_weight
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #7a9eb32c
 def tensor_bytes(t:torch.Tensor) -> np.ndarray: # (n_bytes,), uint8
@@ -77,12 +76,11 @@ _codes = {torch.float64:'F64', torch.float32:'F32', torch.float16:'F16', torch.b
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #004c0cc9
 def tensor_order(
-    state:Mapping, # state dict
-    dtype:torch.dtype|None=None # that weights will have in the file; default their own
+    state:Mapping # state dict
 ) -> list:
-    "Names of tensors, in the order of the file"
-    def size(t): return (dtype if dtype and is_weight(t) else t.dtype).itemsize
-    return sorted(state, key=lambda k: (-size(state[k]), k))
+    "Names of tensors, in the order of a file"
+    sizes = {k: t.dtype.itemsize for k, t in state.items()} # of an entry, in bytes
+    return sorted(sizes, key=lambda k: (-sizes[k], k))
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #fa380db5
 def _header(state, metadata):
