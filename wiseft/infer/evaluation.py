@@ -247,11 +247,15 @@ def _warn_of_infinite_loss(members, columns):
 _compared = set() # fingerprints of training images and test sets
 
 def _warn_of_copies(members, suite, datasets, progress):
-    "Warn of images that several sets have, and of near-duplicates of training images; say what was not compared"
+    "Warn of images that several sets have, and of near-duplicates of training images"
     for sentence in copies(datasets): warn_user(sentence)
-    # suites that come with the package, unpacked into the cache
+    # suites that come with the package, unpacked into the cache, have no near-duplicates
     def embedded(images): return images.root is not None and cache_root() in Path(images.root).parents
-    datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these have no near-duplicates
+    others = {d: images for d, images in datasets.items() if not embedded(images)}
+    if others: _warn_of_training_images(members, suite, others, progress)
+
+def _warn_of_training_images(members, suite, datasets, progress):
+    "Warn of near-duplicates of training images, and say what was not compared"
     trained = {} # fingerprint of training images -> name of a member that was trained on them
     for m in members.values():
         for module in m.modules:
@@ -259,7 +263,7 @@ def _warn_of_copies(members, suite, datasets, progress):
             if recipe: trained.setdefault(recipe.get('images'), m.name)
     # each combination is compared once, however often it is evaluated
     key = *trained, *(images.fingerprint for images in datasets.values())
-    if not datasets or key in _compared: return
+    if key in _compared: return
     _compared.add(key)
     training, unknown = {}, [] # name -> small training images; members whose images are not known here
     for fingerprint, name in trained.items():
