@@ -1,4 +1,5 @@
 "Averages of all α share one model, into which a path writes, and compute what a model of their own computes."
+import weakref
 from copy import deepcopy
 
 import numpy as np
@@ -76,3 +77,10 @@ def test_averages_by_two_merges_without_the_ends_are_those_of_each_alone(ends, i
     one, other, both = ({k: c[METRICS["NLL"].column].tolist() for k, c in of.items()} for of in kinds.values())
     assert both == one | other
     assert len(set(map(tuple, one.values()))) > 1  # α makes a difference
+
+
+def test_members_keep_nothing_of_a_batch(ends):
+    x, between = torch.rand(4, 3, 16, 16), members(*ends, ALPHAS)
+    outputs, batch = [weakref.ref(logits(m, x)) for m in between.values()], weakref.ref(x)
+    del x
+    assert batch() is None and all(out() is None for out in outputs)

@@ -66,22 +66,26 @@ def with_progress(
     if not reports_progress(progress):
         yield from iterable
         return
-    total, began = len(iterable), perf_counter()
-    # the sets that follow are counted in items, too, as if these took as long per image
-    in_all = total*(1 + later/images) if later else total
     def words(): return label() if callable(label) else label
     def for_all(seconds): return f', {duration(seconds)} left for all sets' if later else ''
-    # in a notebook or terminal: a bar
-    if has_visible_bar():
-        from fastprogress import progress_bar
-        bar = progress_bar(iterable, total=total, leave=False)
-        bar.comment = words()
-        for i, item in enumerate(bar, 1):
-            yield item
-            each = (perf_counter()-began)/i # seconds
-            bar.comment = words() + for_all(each*(in_all-i))
-        return
-    # in a log: lines
+    # the sets that follow are counted in items, too, as if these took as long per image
+    in_all = len(iterable)*(1 + later/images) if later else len(iterable)
+    if has_visible_bar(): yield from _with_bar(iterable, words, for_all, in_all)
+    else: yield from _with_lines(iterable, words, for_all, in_all, images)
+
+def _with_bar(iterable, words, for_all, in_all): # yields the items
+    "A bar, in a notebook or terminal"
+    from fastprogress import progress_bar
+    bar, began = progress_bar(iterable, total=len(iterable), leave=False), perf_counter()
+    bar.comment = words()
+    for i, item in enumerate(bar, 1):
+        yield item
+        each = (perf_counter()-began)/i # seconds
+        bar.comment = words() + for_all(each*(in_all-i))
+
+def _with_lines(iterable, words, for_all, in_all, images): # yields the items
+    "Lines, in a log"
+    total, began = len(iterable), perf_counter()
     last, tenth = began, -1 # when the last line was printed, and in which tenth of the items
     for i, item in enumerate(iterable, 1):
         yield item

@@ -99,18 +99,19 @@ def content_hashes(
 ) -> list: # of each what `hashed` gives
     "SHA-256 of each file: read once, and again after a change"
     hashes = []
-    with ThreadPoolExecutor(min(8, available_cores())) as pool:
-        for start in range(0, len(paths), _AT_ONCE):
-            some = paths[start:start+_AT_ONCE]
-            identity_of = list(identities(some)) # None: no file
-            # two names of one file, such as hard links, have one identity
-            file_of = {i: p for i, p in zip(identity_of, some) if i}
-            known = _known_hashes(file_of) # identity -> SHA-256, remembered
-            new = [i for i in file_of if i not in known]
-            results = zip(new, pool.map(hashed, (file_of[i] for i in new)))
-            read = {i: h for i, h in results if h} # without files that can't be read: None
+    for start in range(0, len(paths), _AT_ONCE):
+        some = paths[start:start+_AT_ONCE]
+        identity_of = list(identities(some)) # None: no file
+        # two names of one file, such as hard links, have one identity
+        file_of = {i: p for i, p in zip(identity_of, some) if i}
+        known = _known_hashes(file_of) # identity -> SHA-256, remembered
+        if new := [i for i in file_of if i not in known]:
+            with ThreadPoolExecutor(min(8, available_cores())) as pool:
+                read = dict(zip(new, pool.map(hashed, (file_of[i] for i in new))))
+            read = {i: h for i, h in read.items() if h} # without files that can't be read: None
             remember_hashes(read)
-            hashes += [known.get(i) or read.get(i) for i in identity_of]
+            known |= read
+        hashes += [known.get(i) for i in identity_of]
     return hashes
 
 # %% ../../nbs/api/data/04_hashes.ipynb #ae0e0002

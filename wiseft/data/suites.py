@@ -532,13 +532,14 @@ def for_evaluation(cls:Suite,
     "Make a suite, or an image set of a source without splits"
     if isinstance(source, Suite): return source
     of_table = dict(reference_domain=reference_domain, **columns)
-    if is_suite(source): return cls.of(source, **of_table)
-    n_splits = len({*split_and_domain(source, **columns).get('split', [])})
-    if reference_domain or n_splits > 1 or _sources_by_split(source):
-        return cls.of(source, classnames, **of_table)
-    images = image_set(source, classnames, **columns)
-    _warn_of_missing(images.name, images)
-    return images
+    if not isinstance(source, ImageSet) or any(of_table.values()): # an image set alone is read already
+        if is_suite(source): return cls.of(source, **of_table)
+        n_splits = len({*split_and_domain(source, **columns).get('split', [])})
+        if reference_domain or n_splits > 1 or _sources_by_split(source):
+            return cls.of(source, classnames, **of_table)
+        source = image_set(source, classnames, **columns)
+    _warn_of_missing(source.name, source)
+    return source
 
 # %% ../../nbs/api/data/14_suites.ipynb #f8105761
 @patch

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from PIL import Image
 from ..base.text import BadFile, first_few, our_names
-from ..base.devices import memory_advice
+from ..base.devices import device_of, memory_advice
 from ..base.distributed import from_all_processes
 from ..data.columns import PathColumn
 from ..data.shards import local_copy, shard_files, shard_members
@@ -20,7 +20,7 @@ from ..data.images import ImageSet
 from ..data.objects import image_set, is_stored_dataset
 from ..data.labels import IMAGE_ENDINGS, image_files, is_member, read_image_table, split_folders
 from ..models.classifier import check_classifier
-from .inference import broken_rows, check_not_broken, device_of, each_batch, evaluation_context
+from .inference import broken_rows, check_not_broken, each_batch, evaluation_context
 from .members import default_name
 
 # %% ../../nbs/api/infer/07_classify.ipynb #e8f7e627

@@ -8,7 +8,7 @@ __all__ = ['DEFAULT_ALPHAS', 'sweep', 'members', 'average_logits', 'average_prob
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, pandas as pd, torch
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..data.prompts import check_same_classes
 from ..data.suites import Suite
 from ..models.classifier import ImageClassifier, check_classifier
 from .inference import common_transform
-from .members import ControlMember, Member, Remembered, at_precision, control_head, default_name, member
+from .members import ClassifierMember, ControlMember, Member, control_head, default_name, member
 from .evaluation import evaluate
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
@@ -86,33 +86,26 @@ def members(
     methods = _methods_to_sweep(by, parts)
     given_alphas = DEFAULT_ALPHAS if alphas is None else alphas
     inner_alphas = sorted({float(check_alpha(a)) for a in given_alphas} - {0., 1.})
-    # the ends; all members share one head on a control set, unless a text tower was trained
-    text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
-    head_of = None if text_trains else Remembered(partial(control_head, zeroshot))
-    name, initial = name or default_name(zeroshot), getattr(zeroshot, 'method', None)
-    common = dict(name=name, seed=seed, precision=precision, head_of=head_of)
-    first = member(zeroshot, method=initial if initial == 'start' else 'zero-shot', alpha=0., **common)
-    last = member(finetuned, method='fine-tuned', alpha=1., **common)
-    # averages of weights by each merge; an ensemble with an α per image needs the plain ones
+    ends = _ends(zeroshot, finetuned, dict(name=name or default_name(zeroshot), seed=seed, precision=precision))
+    # an ensemble with an α per image needs the plain averages
     merges = [wise_ft if m.gives == 'alpha' else m for m in methods if m.kind == 'merge' or m.gives == 'alpha']
-    ends = zeroshot, finetuned
-    if merges and hasattr(zeroshot, 'check_averageable'): # an `ImageClassifier`
-        warn_of_another_base(zeroshot, [finetuned])
-        base, others = ready_to_average(zeroshot, [finetuned]) # with text towers that trained
-        ends = base, *others
-    averages = {} # merge -> alpha -> `Average`; several ensembles may need the plain ones
-    for m in merges:
-        if m in averages: continue
-        averages[m] = averages_between(*ends, last, inner_alphas, m, precision=precision, images=images,
-                                       head_of=head_of)
-    out = [first, last]
+    averages = averages_between(zeroshot, finetuned, ends, inner_alphas, merges, images)
+    out = [*ends]
     for m in methods:
         if m.kind == 'merge': out += averages[m].values()
         else:
             if m.needs_images: check_images(m, [], images)
             ensemble = m.with_prepared(zeroshot, finetuned, images) # given what its `prepare` computes
-            out += ensembles_between(ensemble, first, last, inner_alphas, averages)
+            out += ensembles_between(ensemble, *ends, inner_alphas, averages)
     return {tuple(m.identity[k] for k in ('tuning', 'method', 'alpha')): m for m in out}
+
+def _ends(zeroshot, finetuned, common): # two of `ClassifierMember`; common: arguments of `member`
+    "Both classifiers as members, which share the heads of control sets unless a text tower was trained"
+    text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
+    start = 'start' if getattr(zeroshot, 'method', None) == 'start' else 'zero-shot'
+    zeroshot = member(zeroshot, method=start, alpha=0., **common)
+    heads = None if text_trains else zeroshot
+    return zeroshot, member(finetuned, method='fine-tuned', alpha=1., heads=heads, **common)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
 def _methods_to_sweep(by, parts): # list of `Method`
@@ -160,9 +153,9 @@ class OutputEnsemble(Member):
         modules = [module for m in members for module in m.modules]
         super().__init__(identity, members[0].classnames, members[-1].transform, modules)
         self.method, self.members, self.alpha = method, members, alpha
-    def compute(self, x):
-        features = dict(features=self.members[-1].features(x)) if 'features' in self.method.parameters else {}
-        outputs = self.method(*[m(x) for m in self.members], **features, **self.alpha)
+    def compute(self, batch):
+        features = dict(features=self.members[-1].features(batch)) if 'features' in self.method.parameters else {}
+        outputs = self.method(*[m(batch) for m in self.members], **features, **self.alpha)
         if self.method.gives != 'probabilities': return outputs
         # logarithms of probabilities, of which one may have been rounded to 0; negative ones are none
         p = outputs.float()
@@ -180,28 +173,28 @@ class PerImageAverage(OutputEnsemble):
         super().__init__(method, ends, identity)
         self.averages = averages
         self.modules = tuple(dict.fromkeys(module for m in averages.values() for module in m.modules))
-    def compute(self, x):
-        alpha = super().compute(x) # (n,)
+    def compute(self, batch):
+        alpha = super().compute(batch) # (n,)
         distances = alpha[:, None] - torch.tensor([*self.averages], device=alpha.device)
         needed, place = distances.abs().argmin(1).unique(return_inverse=True) # averages, and which each image takes
         averages = list(self.averages.values())
-        logits = torch.stack([averages[i](x) for i in needed.tolist()]) # (number of them, n, n_classes)
-        return logits[place, torch.arange(len(x), device=place.device)]
+        logits = torch.stack([averages[i](batch) for i in needed.tolist()]) # (number of them, n, n_classes)
+        return logits[place, torch.arange(len(place), device=place.device)]
     def control(self, images):
         averages = {a: m.on(images) for a, m in self.averages.items()}
         return PerImageAverage(self.method, [m.on(images) for m in self.members], self.identity, averages)
 
 def ensembles_between(
     method:Method, # an ensemble, after its `prepare`
-    first:Member, last:Member, # the two ends
+    zeroshot:Member, finetuned:Member, # the two ends
     alphas:list[float],
     averages:dict # merge -> alpha -> `Average`; a method that gives an α needs those of `wise_ft`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    ends = [first, last]
-    identity = last.identity | dict(method=method.title, alpha=np.nan) # of an ensemble without one alpha
+    ends = [zeroshot, finetuned]
+    identity = finetuned.identity | dict(method=method.title, alpha=np.nan) # of an ensemble without one alpha
     if method.gives == 'alpha':
-        return [PerImageAverage(method, ends, identity, {0.: first, **averages[wise_ft], 1.: last})]
+        return [PerImageAverage(method, ends, identity, {0.: zeroshot, **averages[wise_ft], 1.: finetuned})]
     if 'alpha' not in method.parameters: return [OutputEnsemble(method, ends, identity)]
     if method.gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
     return [OutputEnsemble(method, ends, identity | dict(alpha=a), alpha=a) for a in alphas]
@@ -210,37 +203,40 @@ def ensembles_between(
 class Average(Member):
     "An average of weights, which its path writes into the one model that all averages share, for each batch"
     def __init__(self,
-        path:WeightPath, alpha:float,
-        identity:dict, transform:Callable, # as in `Member`
-        head_of:Callable|None, # control set -> its head; None: that of the average's own text tower
+        path:WeightPath, alpha:float, method:Method,
+        finetuned:ClassifierMember, # whose transform, heads of control sets, and row in tables it has, but for α
     ):
-        super().__init__(identity, path.target.classnames, transform, [path.target])
-        self.path, self.alpha, self.head_of = path, alpha, head_of
-    def features(self, x): return self.path(self.alpha).features(x)
-    def tower_output(self, x): return self.path(self.alpha).tower_output(x)
-    def compute(self, x): return self.path(self.alpha)(x)
+        identity = finetuned.identity | dict(method=method.title, alpha=alpha)
+        super().__init__(identity, path.target.classnames, finetuned.transform, [path.target])
+        self.path, self.alpha, self.heads = path, alpha, finetuned.heads
+    def features(self, batch): return self.path(self.alpha).features(batch.images[self.device])
+    def tower_output(self, batch): return self.path(self.alpha).tower_output(batch.images[self.device])
+    def compute(self, batch): return self.path(self.alpha)(batch.images[self.device])
     def control(self, images):
-        head = self.head_of(images) if self.head_of else control_head(self.path(self.alpha), images)
+        head = self.heads.on(images).head if self.heads else control_head(self.path(self.alpha), images)
         return ControlMember(self, images, head)
 
 def averages_between(
     zeroshot, finetuned, # classifiers that can be averaged
-    last:Member, # the fine-tuned end, whose rows the averages' are like
-    alphas:list[float], method:Method, # a merge
-    precision:str=None, images:ImageSet=None, # as in `members`
-    head_of:Callable=None, # as in `Average`
-) -> dict: # alpha -> `Average`
-    "Averages of the weights of two classifiers"
-    prepared = prepare_merge(method, zeroshot, [finetuned], images)
-    # a copy, perhaps rounded, into which the path writes the average at any alpha
-    target = at_precision(zeroshot, precision)
-    if target is zeroshot: target = _copy(zeroshot)
-    path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
-    if alphas: path(alphas[0]) # a merge that fails does so before an image is read
-    identities = {a: last.identity | dict(method=method.title, alpha=a) for a in alphas}
-    return {a: Average(path, a, identity, last.transform, head_of) for a, identity in identities.items()}
-
-def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
+    ends:tuple, # the same two as members
+    alphas:list[float], merges:list[Method],
+    images:ImageSet=None, # as in `members`
+) -> dict: # merge -> alpha -> `Average`
+    "Averages of the weights of two classifiers, by each merge"
+    if merges and hasattr(zeroshot, 'check_averageable'): # an `ImageClassifier`
+        warn_of_another_base(zeroshot, [finetuned])
+        zeroshot, [finetuned] = ready_to_average(zeroshot, [finetuned]) # with text towers that trained
+    averages, (zeroshot_member, finetuned_member) = {}, ends
+    for m in dict.fromkeys(merges):
+        prepared = prepare_merge(m, zeroshot, [finetuned], images)
+        # a copy, in the precision of the member, into which the path writes the average at any alpha
+        target = zeroshot_member.model
+        if getattr(zeroshot, 'head_from_text', False): target = target.with_text()
+        target = target.copy() if hasattr(target, 'copy') else deepcopy(target)
+        path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), m, prepared)
+        if alphas: path(alphas[0]) # a merge that fails does so before an image is read
+        averages[m] = {a: Average(path, a, m, finetuned_member) for a in alphas}
+    return averages
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #c398945c
 @partial(Method, kind='ensemble', name='logits')

@@ -8,7 +8,7 @@ __all__ = ['columns_per_image', 'evaluate', 'was_trained_on', 'accuracy_and_chan
 # %% ../../nbs/api/infer/05_evaluation.ipynb #17a048df
 import numpy as np, pandas as pd, torch
 from collections import Counter
-from dataclasses import replace
+from copy import copy
 from pathlib import Path
 from ..base.text import first_few, our_names, python_or_shell, warn_user
 from ..base.files import cache_root
@@ -25,8 +25,8 @@ from ..data.copies import copies, find_training_images, training_thumbnails, thu
 from ..models.classifier import ImageClassifier, check_classifier
 from .inference import (broken_rows, check_not_broken, check_shape, common_transform, each_batch,
                                     evaluation_context)
-from .members import Member, member
-from .shared_layers import shared_layers
+from .members import Batch, Member, member
+from .shared_layers import equal_layers, shared_layers
 from .scores import KeptPredictions, Metric, Outcome, Truth, chosen_metrics, distinct_names, image_rows
 from .scores import metric_numbers
 from .scores import prediction_rows, score
@@ -42,13 +42,15 @@ def columns_per_image(
     initial = [name for name, m in members.items() if m.identity['method'] in INITIAL]
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
-    def columns_of_batch(idx, batch): # numbers of the images, dict device -> the images there
+    equal = equal_layers(modules) # which run once
+    def columns_of_batch(idx, images_there): # numbers of the images, dict device -> the images there
         whole = idx[-1]-idx[0] == len(idx)-1
         place = slice(idx[0], idx[-1]+1) if whole else idx # a slice sends no indices to the device
-        outputs, columns = {}, {} # name -> (n, n_classes); (name, column) -> (n, …)
-        for name, m in members.items():
-            outputs[name] = m(batch[m.device])
-            check_shape(outputs[name], images, m.name)
+        batch, outputs, columns = Batch(images_there), {}, {} # name -> (n, n_classes); (name, column) -> (n, …)
+        with shared_layers(equal, batch):
+            for name, m in members.items():
+                outputs[name] = m(batch)
+                check_shape(outputs[name], images, m.name)
         start = outputs[initial[0]] if len(initial) == 1 else None # what 'KL from start' compares with
         for name, m in members.items():
             outcome = Outcome(outputs[name], labels[m.device][place], start)
@@ -57,7 +59,7 @@ def columns_per_image(
             for metric in metrics:
                 if metric.per_image: columns[name, metric.column] = torch.as_tensor(metric.per_image(outcome))
         return idx, columns
-    with evaluation_context(modules), shared_layers(modules): # layers with equal weights run once
+    with evaluation_context(modules):
         batches = list(each_batch(columns_of_batch, members.values(), images, common_transform(members), [], **kwargs))
     own_rows = [i for idx, _ in batches for i in idx] # of this process, in the order of the batches
     keys = batches[0][1] if batches else () # each column leaves the device once
@@ -124,7 +126,8 @@ def evaluate(
         columns[d] = columns_per_image(here, images, metrics + kept, batch_size=batch_size, workers=workers,
                                        progress=progress, later=later, fast_jpeg=fast_jpeg)
         if images.role == 'control': check_better_than_chance(here, columns[d], images)
-    precision_column = _agreement_with_fp32(members, columns, datasets, fast_jpeg)
+    rounded = {n: m for n, m in members.items() if m.rounded}
+    precision_column = _agreement_with_fp32(rounded, columns, datasets, fast_jpeg) if rounded else {}
     identities = {n: m.identity | precision_column for n, m in members.items()} # columns of `WHO`, for tables
     def results():
         _warn_of_copies(members, suite, datasets, progress)
@@ -132,12 +135,16 @@ def evaluate(
         _warn_of_infinite_loss(members, columns)
         table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics)
         if first.device.type == 'cpu': table = table.assign(threads=str(torch.get_num_threads()))
-        heads = {d: s.head or 'class names' for d, s in datasets.items() if s.role == 'control'}
-        if 'pretrained' in heads.values(): # which head judged each control set, and all of them
-            heads[CONTROL_MEAN] = ', '.join(dict.fromkeys(heads.values()))
-            table = table.assign(head=table.dataset.map(heads).fillna(''))
+        table = _with_heads(table, datasets)
         return (table, predictions) if keep_predictions else table
     return in_first_process(results) # of several; all return what it returns
+
+def _with_heads(table, datasets): # results table
+    "The table; if a pretrained head judged some control sets, with a column that names the head of each"
+    heads = {d: s.head or 'class names' for d, s in datasets.items() if s.role == 'control'}
+    if 'pretrained' not in heads.values(): return table
+    heads[CONTROL_MEAN] = ', '.join(dict.fromkeys(heads.values()))
+    return table.assign(head=table.dataset.map(heads).fillna(''))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
 def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, dict name -> `ImageSet`
@@ -145,14 +152,20 @@ def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, di
     first = next(iter(members.values()))
     suite = Suite.for_evaluation(suite, first.classnames)
     classnames = list(suite.classnames)
-    # 'aside': neither the reference nor a shift, so that no mean over sets has it
-    if isinstance(suite, ImageSet): datasets = {suite.name: replace(suite, role='aside')}
+    if isinstance(suite, ImageSet): datasets = {suite.name: _aside(suite)}
     else: datasets = suite.datasets(split)
     # members with the own classes of a shifted set, such as ObjectNet's, are evaluated on that set alone
-    own = {d: replace(s, role='aside') for d, s in datasets.items() if s.classnames == first.classnames}
-    if own and first.classnames != classnames: datasets, classnames = own, first.classnames
+    if first.classnames != classnames:
+        own = {d: _aside(s) for d, s in datasets.items() if s.classnames == first.classnames}
+        if own: datasets, classnames = own, first.classnames
     for m in members.values(): check_same_classes(m.classnames, classnames, m.name, repr(suite.name))
-    return suite, datasets | control_sets(control or (), datasets)
+    return suite, datasets | control_sets(control, datasets) if control else datasets
+
+def _aside(images): # `ImageSet`
+    "The same set as neither the reference nor a shift, so that no mean over sets has it"
+    images = copy(images)
+    images.role = 'aside'
+    return images
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #b0c1a001
 def _table_and_predictions(identities, columns, datasets, split, metrics): # results table, `KeptPredictions`
@@ -169,10 +182,9 @@ def _table_and_predictions(identities, columns, datasets, split, metrics): # res
     return pd.concat(tables, ignore_index=True), KeptPredictions(rows, members)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
-def _agreement_with_fp32(members, columns, datasets, fast_jpeg): # dict(precision=…); {} if all members are in fp32
+def _agreement_with_fp32(members, columns, datasets, fast_jpeg): # dict(precision=…)
     "How often rounded classifiers predict as in fp32, on a sample of the first set, for the table"
-    exact = {n: m.exact() for n, m in members.items() if m.rounded} # the same in fp32
-    if not exact: return {}
+    exact = {n: m.exact() for n, m in members.items()} # the same in fp32
     d, images = next(iter(datasets.items()))
     n_images = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost much of what bfloat16 saves
     sample = images.spread(n_images) # indices
@@ -189,19 +201,19 @@ def _agreement_with_fp32(members, columns, datasets, fast_jpeg): # dict(precisio
 # %% ../../nbs/api/infer/05_evaluation.ipynb #b0c1a002
 def _warn_of_training(members, datasets):
     "Warn of sets that a member was fine-tuned on and that are evaluated whole"
+    trained = [(m.name, c) for m in members.values() for c in m.modules if getattr(c, 'recipe', {}).get('images')]
+    if not trained: return
     advice = dict(control='A control set is of another task: give one.',
                   aside='For test images alone give them as a reference: '
                         f'{python_or_shell("folder_suite(FOLDER, [])", "--reference FOLDER")}.')
     for d, images in datasets.items():
-        recipes = [(m.name, getattr(c, 'recipe', {})) for m in members.values() for c in m.modules]
-        if earlier := [name for name, recipe in recipes if images.was_split_earlier(recipe.get('images'))]: warn_user(
+        if earlier := [name for name, c in trained if images.was_split_earlier(c.recipe['images'])]: warn_user(
             f'{earlier[0]} was fine-tuned on some images of {d}, by an earlier version that held out images by class '
             'alone, also of one group. Fine-tune again.')
         if images.role not in advice: continue
         parts = images, images.split()[0] # the second is what a suite trains on
-        trained = [m for m in members.values() if any(was_trained_on(c, part) for c in m.modules for part in parts)]
-        if trained: warn_user(
-            f'{trained[0].name} was fine-tuned on images of {d}, and all of them are evaluated. {advice[images.role]}')
+        if on_these := [name for name, c in trained if any(was_trained_on(c, part) for part in parts)]: warn_user(
+            f'{on_these[0]} was fine-tuned on images of {d}, and all of them are evaluated. {advice[images.role]}')
 
 def was_trained_on(
     classifier, # with a recipe, or without one
@@ -235,11 +247,15 @@ def _warn_of_infinite_loss(members, columns):
 _compared = set() # fingerprints of training images and test sets
 
 def _warn_of_copies(members, suite, datasets, progress):
-    "Warn of images that several sets have, and of near-duplicates of training images; say what was not compared"
+    "Warn of images that several sets have, and of near-duplicates of training images"
     for sentence in copies(datasets): warn_user(sentence)
-    # suites that come with the package, unpacked into the cache
+    # suites that come with the package, unpacked into the cache, have no near-duplicates
     def embedded(images): return images.root is not None and cache_root() in Path(images.root).parents
-    datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these have no near-duplicates
+    others = {d: images for d, images in datasets.items() if not embedded(images)}
+    if others: _warn_of_training_images(members, suite, others, progress)
+
+def _warn_of_training_images(members, suite, datasets, progress):
+    "Warn of near-duplicates of training images, and say what was not compared"
     trained = {} # fingerprint of training images -> name of a member that was trained on them
     for m in members.values():
         for module in m.modules:
@@ -247,7 +263,7 @@ def _warn_of_copies(members, suite, datasets, progress):
             if recipe: trained.setdefault(recipe.get('images'), m.name)
     # each combination is compared once, however often it is evaluated
     key = *trained, *(images.fingerprint for images in datasets.values())
-    if not datasets or key in _compared: return
+    if key in _compared: return
     _compared.add(key)
     training, unknown = {}, [] # name -> small training images; members whose images are not known here
     for fingerprint, name in trained.items():

@@ -168,8 +168,8 @@ def mean_with_interval(sets:dict, metric:Metric): # set name -> rows; (value, lo
     "Mean of a metric over sets, with its interval over `units_of`; none where a class is too small"
     numbers = {d: numbers_per_image(rows, metric) for d, rows in sets.items()}
     units = {d: units_of(rows) for d, rows in sets.items()}
-    spans = {d: span_of(rows, metric, numbers[d].mean()) for d, rows in sets.items()}
-    if not metric.numbers: spans = dict.fromkeys(sets, bool(metric.bounded)) # 0 and 1 of right and wrong
+    if metric.numbers: spans = {d: span_of(rows, metric, numbers[d].mean()) for d, rows in sets.items()}
+    else: spans = dict.fromkeys(sets, bool(metric.bounded)) # 0 and 1 of right and wrong
     one = next(iter(sets))
     if len(sets) == 1: estimate = mean_of_set(numbers[one], units[one], spans[one])
     else: estimate = mean_over_sets(numbers, units, spans if all(spans.values()) and metric.numbers else spans[one])
