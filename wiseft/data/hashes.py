@@ -109,7 +109,7 @@ def content_hashes(
             new = [i for i in file_of if i not in known]
             results = zip(new, pool.map(hashed, (file_of[i] for i in new)))
             read = {i: h for i, h in results if h} # without files that can't be read: None
-            remember_hashes(read)
+            if read: remember_hashes(read)
             hashes += [known.get(i) or read.get(i) for i in identity_of]
     return hashes
 
