@@ -109,7 +109,7 @@ class ClipGradients(Callback):
         self.learn.gradient_norm = nn.utils.clip_grad_norm_(weights, self.max_norm)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #6ccc6352
-EVERY = 10 # steps after which numbers are fetched from the device, which takes a wait for it
+EVERY = 10 # steps from one fetch of numbers from the device to the next, as each fetch waits for it
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #f81d421d
 class Watch(Callback):

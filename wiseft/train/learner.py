@@ -194,7 +194,7 @@ def clip_learner(
     # 6. the learner: `loss_func` and `kwargs` take the place of its usual settings
     factors = lr_factor_per_weight(student, **lr_factors) if lr_factors else None
     settings = _usual_settings(classifier, dls, recipe, factors, captioned) | kwargs
-    if loss_func and not captioned: settings['loss_func'] = loss_func
+    if loss_func is not None and not captioned: settings['loss_func'] = loss_func
     callbacks = [*_callbacks(student, recipe, loss, constraint, factors, grad_checkpointing), *L(cbs)]
     return ClipLearner(dls, model, classifier, recipe, progress, shards, cbs=callbacks, **settings)
 
@@ -255,7 +255,8 @@ def weights_of_classes(
 # %% ../../nbs/api/train/08_learner.ipynb #27ba421d
 def _training_copy(classifier, train, loss, constraint): # `ImageClassifier`
     "A copy of the classifier whose chosen weights require gradients"
-    model = classifier.copy().rebuild_head()
+    model = classifier.copy()
+    if model.head_from_text: model.rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
     if not any(p.requires_grad for p in model.parameters()): raise ValueError(f'{train!r} leaves no weight to train.')
@@ -289,14 +290,12 @@ class ClipLearner(LargeBatchLearner):
         self.initial_accuracy = self.stop_reason = None # accuracy before the first step; why training stopped early
         super().__init__(dls, model, **kwargs)
         self.recorder.smooth_loss = LossOnDevice()
-        self._show_progress(progress)
-
-    def _show_progress(self, progress:bool):
-        "Show bars where a bar is visible, else lines; or nothing"
         self.remove_cb(ProgressCallback)
-        if not reports_progress(progress):
-            self.logger = noop
-            return
+        if reports_progress(progress): self._show_progress()
+        else: self.logger = noop
+
+    def _show_progress(self):
+        "Show bars where a bar is visible, else lines"
         device = self.student.device
         say_device(device, self.recipe['precision'])
         if device.type == 'cpu' and torch.get_num_threads() > 1 and not self.shards: self.add_cb(BusyCores())

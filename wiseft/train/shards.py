@@ -95,7 +95,7 @@ def _all_of(workers, function, *arguments): # list
 
 # %% ../../nbs/api/train/06_shards.ipynb #bda273d4
 _KNOWN = 'torch.nn.modules.', 'torch.nn.utils.parametrize.', 'open_clip.', 'timm.', 'torchvision.', 'wiseft.'
-# modules of these packages that draw random numbers or use the whole batch, which no rate in them says
+# modules of these packages that draw random numbers or use the whole batch, though they have no rate
 _REFUSED = ('RReLU', 'FractionalMaxPool2d', 'Shuffle', 'VOLO', 'RotaryEmbeddingDinoV3', 'EvoNorm2dB0', 'EvoNorm2dB1',
             'EvoNorm2dB2')
 

@@ -29,7 +29,7 @@ class TimeAverage(Callback):
     "Average of the weights during a fit"
     n = 0 # number of times that weights were added to the average
     def __init__(self): pass # without fastai's arguments; a subclass may have its own
-    def begin(self, formula:Callable): # of averages, which it changes, weights, and `n` before them
+    def begin(self, formula:Callable): # function of averages, which it changes, of weights, and of `n`
         self.finetuned, self.formula, self.n = self.learn.student, formula, 0
         self.average = plain_weights(self.finetuned).copy().requires_grad_(False)
 
