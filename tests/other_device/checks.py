@@ -491,7 +491,7 @@ def test_the_initial_model_waits_on_the_cpu(method, given):
 
     class Look(Callback):
         def before_batch(self):
-            places.add(self.learn.given.device.type)
+            places.add(self.learn.original.device.type)
 
     trained(start, given.suite, epochs=1, cbs=Look(), **method)
     assert places == {"cpu"} and start.device.type == PLACE

@@ -224,22 +224,3 @@ def test_a_method_that_trains_is_found_by_its_name(folder):
     assert clip_learner(vit, "photos", "LoRA", progress=False).recipe["train"]["name"] == "LoRA"
     with pytest.raises(ValueError, match="as in 'last:2', or a method.*There are: LoRA"):
         clip_learner(vit, "photos", "LaRO", progress=False)
-
-
-def test_batches_of_mixup_are_never_halved(folder):
-    from fastai.callback.core import Callback
-    from fastai.callback.mixup import MixUp
-
-    from wiseft.train.learner import clip_learner
-
-    class Seen(Callback):
-        def after_loss(self):
-            if self.training: self.learn.seen = self.learn.can_split
-
-    learn = clip_learner(pico_classifier(["cat", "dog"]), "photos", cbs=[MixUp(), Seen()], progress=False)
-    assert learn.can_split
-    learn.fit_cosine(1)
-    assert not learn.seen
-    split = clip_learner(pico_classifier(["cat", "dog"]), "photos", cbs=MixUp(), accumulate=2, progress=False)
-    with pytest.raises(ValueError, match="Expected input batch_size"):
-        split.fit_cosine(1)

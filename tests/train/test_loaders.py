@@ -8,7 +8,7 @@ from PIL import Image
 from wiseft.data.labels import image_folder
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
-from wiseft.models.testing import pico_clip
+from wiseft.models.testing import pico_classifier, pico_clip
 
 finetune = later("wiseft.train.learner", "finetune")
 
@@ -42,3 +42,31 @@ def test_darker_than_black_is_shown_as_black():
 
     black = Normalized(pico_clip()).decodes(TensorImage(torch.full((1, 3, 2, 2), -9.0)))
     assert black.unique().tolist() == [0]
+
+
+def test_steps_that_a_user_adds_to_our_loaders_are_checked():
+    "No image is looked at where `clip_dataloaders` made the loaders for this CLIP and nobody changed them"
+    from fastai.data.transforms import Normalize
+    from fastai.vision.core import TensorImage
+    from fasttransform import Transform
+
+    from wiseft.train.learner import clip_learner
+    from wiseft.train.loaders import clip_dataloaders
+
+    class Smaller(Transform):
+        order = 100
+        def encodes(self, x: TensorImage): return x[..., :32, :32]
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 3), dtype=np.uint8)
+    images, start = (pixels, np.arange(8) % 2), pico_classifier(["a", "b"])
+    for step, message in (Normalize.from_stats([.5]*3, [.2]*3, cuda=False), "with mean"), (
+            Smaller(), "images of shape"):
+        dls = clip_dataloaders(images, start, 4, images, progress=False)
+        clip_learner(start, dls, progress=False)
+        dls.train.after_batch.add(step)
+        with pytest.raises(ValueError, match=message):
+            clip_learner(start, dls, progress=False)
+    with pytest.raises(ValueError, match="'a' for the DataLoaders and 'b' for the classifier"):
+        clip_learner(pico_classifier(["b", "a"]), clip_dataloaders(images, start, 4, images), progress=False)
+    with pytest.raises(TypeError, match="no argument source: it is called images"):
+        clip_dataloaders(source=images, clip=start)

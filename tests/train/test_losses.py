@@ -106,11 +106,6 @@ def test_loaders_of_pytorch(start, how):
     clip_learner(start, dls, progress=False, **how).fit_cosine(1)
 
 
-def test_only_a_mean_over_images_is_halved_where_memory_is_short(start):
-    of_their_own = learner(start, loss_func=torch.nn.CrossEntropyLoss(reduction="sum"))
-    assert learner(start).can_split and not of_their_own.can_split
-
-
 def test_the_shares_of_a_constraint_are_those_of_its_steps(start):
     "Under fastai's own `fit`, too, where no schedule of ours says how much a step counts: together they are 1"
     shares = {}

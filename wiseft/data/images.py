@@ -9,6 +9,7 @@ __all__ = ['ImageSet', 'check_labels', 'PictureColumn']
 import hashlib, json, os
 import numpy as np, pandas as pd, torch
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from functools import partial
@@ -146,12 +147,12 @@ def subset(self:ImageSet,
     "Only these images, in this order"
     if not isinstance(keep, slice): keep = np.asarray(keep, dtype=None if len(keep) else int)
     idx = np.arange(len(self))[keep]
-    columns = {}
+    part = copy(self) # nothing of it has to be checked again
     for k in ('paths', 'labels', 'groups', 'subgroups', 'units', 'pixels', 'members'):
         column = getattr(self, k)
-        if isinstance(column, list): columns[k] = [column[i] for i in idx]
-        elif column is not None: columns[k] = column[idx]
-    return replace(self, **columns)
+        if isinstance(column, list): setattr(part, k, [column[i] for i in idx])
+        elif column is not None: setattr(part, k, column[idx])
+    return part
 
 @patch
 def spread(self:ImageSet,

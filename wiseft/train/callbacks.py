@@ -49,8 +49,8 @@ class ProgressLines(Callback):
             self._say(f'{10*tenth} % of epoch {self.epoch+1}: loss {self.smooth_loss.item():.3g}')
     def epoch_line(self, values:list):
         "One epoch of fastai's recorder as a line"
-        if not self.steps: return # trained before, in the run that goes on
-        quick = self.n_epoch > 20 and perf_counter()-self.last < PAUSE # hundreds of them, of a head alone
+        if not self.steps: return # the epoch was trained before the training was resumed
+        quick = self.n_epoch > 20 and perf_counter()-self.last < PAUSE # a head alone trains hundreds of short epochs
         if quick and self.epoch+1 < self.n_epoch: return
         named = dict(zip(self.recorder.metric_names, values))
         words = dict(train_loss='loss', valid_loss='validation loss', accuracy='validation accuracy')
@@ -62,13 +62,13 @@ class ProgressLines(Callback):
         ends = time_left(self.learn, took/self.steps) or f'{duration(took)} in all'
         print(f'{what}, {self.images/took:,.0f} images per second, {ends}', file=sys.stderr, flush=True)
 
-def time_left(learn:Learner, seconds:float) -> str: # seconds: of a step
+def time_left(learn:Learner, seconds:float) -> str: # seconds: duration of a step
     "The time that the rest of a fit takes, as text; '' after the last step"
     steps_left = round((1-learn.pct_train)*learn.n_epoch*len(learn.dls.train))
     return f'{duration(seconds*steps_left)} left' if steps_left else ''
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #7d0ea003
-PERIOD = 30. # seconds of training after which the wait for cores is measured, again and again
+PERIOD = 30. # seconds from one measurement of the wait for cores to the next
 BUSY = ('Other programs use the cores that this training computes on. If they are trainings too, all are faster with '
         'one thread each: set OMP_NUM_THREADS=1 before they start.')
 
@@ -109,19 +109,19 @@ class ClipGradients(Callback):
         self.learn.gradient_norm = nn.utils.clip_grad_norm_(weights, self.max_norm)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #6ccc6352
-EVERY = 10 # steps between two looks at numbers on the device, each of which waits for it
+EVERY = 10 # steps from one fetch of numbers from the device to the next, as each fetch waits for it
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #f81d421d
 class Watch(Callback):
     "Stop at a loss or gradient that isn't finite; warn when validation accuracy falls below that of the initial model"
     order = ClipGradients.order+1
-    right = n_images = 0 # in this epoch's validation
+    right = n_images = 0 # correct answers, and images, in this epoch's validation
     def before_fit(self): self.warned, self.steps, self.learn.spoilt = False, [], None
     def before_epoch(self): self.right = self.n_images = 0
 
     def before_step(self):
         loss = self.loss.detach().as_subclass(torch.Tensor).float()
-        # while a learning rate is looked for, the norm of the gradients may be infinite
+        # `lr_find` goes on until the loss explodes, so the norm of the gradients may be infinite then
         norm = loss if hasattr(self.learn, 'lr_finder') else getattr(self.learn, 'gradient_norm', loss)
         numbers = torch.stack([loss, norm])
         bad = ~numbers.isfinite().all() # on the device; `look` fetches the numbers
@@ -147,7 +147,7 @@ class Watch(Callback):
                 f'{where["lr"]:.3g}. The weights are those from before this step. Start again with a learning rate 10 '
                 'times lower or a longer warm-up; if that fails too, look at the images, and use '
                 f"{option('precision', 'fp32')}.")
-            raise CancelFitException # `ClipLearner.fit` raises the reason
+            raise CancelFitException # `ClipLearner.fit` raises an error with the reason
 
     def after_train(self): self.look()
     def after_loss(self):
@@ -157,10 +157,10 @@ class Watch(Callback):
 
     def after_epoch(self):
         start = self.learn.initial_accuracy # None in `validate` before the first fit
-        # early dips are usual
+        # no warning in the first half, when accuracy often falls for a while
         if self.warned or start is None or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
         now = int(self.right)/self.n_images
-        # below by more than two standard errors of a difference of two proportions?
+        # nor if it is less than two standard errors (of a difference of two proportions) below the initial one
         if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.n_images) or rank(): return
         self.warned = True
         warn_user(
@@ -176,25 +176,25 @@ def validation_accuracy(learn:Learner):
     for x, y in learn.dls.valid:
         if y.ndim > 1: return 0.
         with learn.in_precision(): pred = learn.model(x.as_subclass(torch.Tensor).to(device))
-        own = getattr(learn.dls.valid, 'own', None) # the first `own` images are this process's
+        own = getattr(learn.dls.valid, 'own', None) # the first `own` images are those of this process
         y = y.as_subclass(torch.Tensor).to(device)[:own]
         right = right + (pred[:own].argmax(1) == y).sum()
         n += len(y)
-    counts = from_all_processes((int(right), n)) # of each process: images it got right, images
+    counts = from_all_processes((int(right), n)) # of each process: number of correct answers, number of images
     return sum(right for right, _ in counts)/sum(n for _, n in counts)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #3f5f1cd6
 class LrFactors(Callback):
     "Multiply learning rates by factors for groups of weights, under any schedule"
-    order = Watch.order+1 # what may cancel a step or a training comes before
-    def __init__(self, factors:dict): self.factors = factors # by name of a weight
+    order = Watch.order+1 # after callbacks that may cancel a step or the training
+    def __init__(self, factors:dict): self.factors = factors # name of a weight -> factor
     def before_fit(self):
         by_weight = {p: self.factors.get(n, 1.) for n,p in self.learn.student.named_parameters()}
         self.of_groups = [by_weight[group[0]] for group in self.opt.param_lists]
         for group, f in zip(self.opt.param_lists, self.of_groups):
             if any(by_weight[p] != f for p in group): raise ValueError(
                 'lr_factors gives weights of one group of the splitter different factors: leave out one of the two.')
-        self.rates = self._rates() # the first step may be canceled
+        self.rates = self._rates() # for `after_step`, which is called even if the first step is canceled
     def before_step(self):
         self.rates = self._rates()
         self.opt.set_hyper('lr', [f*lr for f,lr in zip(self.of_groups, self.rates)])
@@ -228,6 +228,6 @@ class FetchLosses(Callback):
     "What the recorder plots, fetched once an epoch"
     run_valid = False
     def after_train(self):
-        fetched = [loss for loss in self.recorder.losses if loss.device.type == 'cpu'] # of earlier epochs
+        fetched = [loss for loss in self.recorder.losses if loss.device.type == 'cpu'] # those of earlier epochs
         new = self.recorder.losses[len(fetched):]
         if new: self.recorder.losses = fetched + list(torch.stack(new).cpu())

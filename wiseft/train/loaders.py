@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'Normalized', 'crop_box', 'resized_crop', 'PixelSource', 'ClipDL', 'OneImage', 'OpenImage',
-           'clip_dataloaders', 'ClassLabels', 'captioned_images', 'is_captions', 'FeatureSource', 'first_batch',
-           'unaugmented_batches', 'feature_dataloaders', 'check_dataloaders']
+           'clip_dataloaders', 'ClassLabels', 'captioned_images', 'is_captions', 'FeatureSource', 'images_of',
+           'first_batch', 'unaugmented_batches', 'feature_dataloaders', 'check_dataloaders']
 
 # %% ../../nbs/api/train/01_loaders.ipynb #a93e2318
 import math, os, torch
@@ -24,7 +24,7 @@ from pathlib import Path
 from PIL import Image
 from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
-from ..base.text import first_few, our_names, warn_user
+from ..base.text import OTHER_NAMES, first_few, our_names, warn_user
 from ..base.files import available_cores, sha256_file
 from ..base.distributed import n_processes, share
 from ..weights.safetensors_io import state_hash
@@ -53,7 +53,7 @@ class Normalized(Transform):
         return (255*(x*std + mean)).round().clamp(0, 255).long()
 
 # %% ../../nbs/api/train/01_loaders.ipynb #4be7f437
-SMALL = 128 # images with a shorter side than this are cut between pixels, by Pillow
+SMALL = 128 # pixels; an image with a shorter side is cut between pixels, by Pillow
 
 def crop_box(
     draws, # four random numbers, uniform in 0…1
@@ -64,13 +64,13 @@ def crop_box(
     "Draw the box of a random resized crop"
     size, shape, x, y = draws
     kept = scale[0] + size*(scale[1]-scale[0])
-    w = min(width, ratio*height) * kept**shape # shape: how much of the loss is the width's
+    w = min(width, ratio*height) * kept**shape # shape: how much of what is cut off the width loses
     h = min(height, ratio*width) * kept**(1-shape)
     if min(width, height) < SMALL:
-        left, top = x*(width-w), y*(height-h) # not whole numbers
+        left, top = x*(width-w), y*(height-h) # fractions of a pixel, too
         return left, top, min(left+w, width), min(top+h, height)
     w, h = max(1, round(w)), max(1, round(h))
-    left = int(x*(width-w+1)) # each place as likely
+    left = int(x*(width-w+1)) # all places are equally likely
     top = int(y*(height-h+1))
     return left, top, left+w, top+h
 
@@ -91,13 +91,13 @@ def resized_crop(
 # %% ../../nbs/api/train/01_loaders.ipynb #b942dbb2
 class PixelSource:
     "Batches of an image set as 8-bit pixels of the CLIP's size"
-    captions = None # where classes are captions: a dict that tells their table
+    captions = None # a dict about their table, where the classes are captions
     # tokens: (n_classes, context length), where classes are captions
     def __init__(self, images:ImageSet, clip, crop_scale:tuple=None, progress:bool=True, tokens:torch.Tensor=None,
                  workers:int=None):
         self.images, self.progress = images, progress
         self.crop_scale = None if isinstance(two_step_transform(clip.transform), OwnTransform) else crop_scale
-        self.tokens, self.workers = tokens, workers # processes that read; None: some, where there is reason
+        self.tokens, self.workers = tokens, workers # processes that read; None: `n_workers` decides
         self.size = clip.image_size
         self.skipped = {} # number of an image -> why it is unreadable
         self.decoded = set() # `Pixels` that were decoded, or are too many for the cache
@@ -107,14 +107,14 @@ class PixelSource:
     @property
     def fingerprint(self): return f'{self.images.fingerprint}, crops {self.crop_scale}'
 
-    def decode_once(self, crops:bool): # in the main process, before workers start
+    def decode_once(self, crops:bool):
+        "Decode the images into the cache; in the main process, before workers start"
         pixels = self.for_crops if crops else self.for_evaluation
         if pixels.kept is None and pixels not in self.decoded: decode_for_all(pixels, progress=self.progress)
         self.decoded.add(pixels)
 
     def batch(self, idxs:list, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
-        crops = draws is not None and self.crop_scale
-        read = partial(self.crop, draws=draws) if crops else self.pixels
+        read = partial(self.image, draws=draws if self.crop_scale else None)
         n = 1 if get_worker_info() else available_cores() # Pillow lets threads work at the same time
         with ThreadPoolExecutor(n) as threads: images = dict(zip(idxs, threads.map(read, idxs)))
         readable = [i for i in idxs if images[i] is not None]
@@ -130,21 +130,19 @@ class PixelSource:
 
 # %% ../../nbs/api/train/01_loaders.ipynb #77b7ac53
 @patch
-def crop(self:PixelSource, i:int, draws:np.ndarray): # draws: random numbers for all images
-    "Image `i`, cropped and resized; None if unreadable"
-    pixels = self.pixels(i, self.for_crops)
-    if pixels is None: return None
-    height, width = pixels.shape[:2]
-    return resized_crop(pixels, crop_box(draws[i], width, height, self.crop_scale), self.size)
-
-@patch
-def pixels(self:PixelSource, i:int, source=None):
+def image(self:PixelSource, i:int, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
     "Pixels of image `i`; None, and a warning the first time, if it is unreadable"
     if i in self.skipped: return None
-    try: return (source or self.for_evaluation)[i]
+    pixels = None
+    try: pixels = (self.for_evaluation if draws is None else self.for_crops)[i]
     except UnreadableImage as e: self.skipped[i] = str(e)
-    check_skipped(self.images, list(self.skipped.values()))
-    warn_user(f'Left out of fine-tuning: {self.skipped[i]}')
+    if pixels is None:
+        check_skipped(self.images, list(self.skipped.values()))
+        warn_user(f'Left out of fine-tuning: {self.skipped[i]}')
+        return None
+    if draws is None: return pixels
+    height, width = pixels.shape[:2]
+    return resized_crop(pixels, crop_box(draws[i], width, height, self.crop_scale), self.size)
 
 @patch
 def n_workers(self:PixelSource, crops:bool, device:torch.device):
@@ -160,10 +158,10 @@ class ClipDL(TfmdDL):
     def __init__(self, dataset, source=None, seed:int=0, **kwargs):
         self.source, self.seed, self.draws = source, seed, None
         self.epoch = self.first_batch = 0
-        self.own = None # images of the newest batch that are this process's
+        self.own = None # number of images of the newest batch that this process has
         super().__init__(dataset, **kwargs)
 
-    # all below take the place of methods of fastai's `DataLoader`, and of its `TfmdDL`
+    # the other methods take the place of methods of fastai's `DataLoader` and `TfmdDL`
     def new(self, dataset=None, cls=None, **kwargs):
         own = dict(source=self.source, seed=self.seed) if dataset is None else {}
         return super().new(dataset, cls, **{**own, **kwargs})
@@ -219,12 +217,12 @@ class OpenImage(Transform):
         return PILImage.create(self.take.pixels(im))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #617278f1
-@our_names
+@partial(our_names, names=OTHER_NAMES | dict(source='images'))
 def clip_dataloaders(
-    source, # `ImageSet`; what `Suite.of` takes, whose reference is meant; with captions: their folder
+    images, # `ImageSet`; what `Suite.of` takes, whose reference is meant; with captions: their folder
     clip, # `Clip` or `ImageClassifier`
     batch_size:int=128,
-    validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
+    validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `images`
     crop_scale:tuple=(.9, 1.), # part of the area that crops of training images keep; None: no crops
     workers:int=None, # processes that crop, and decode what the cache has no room for; None: some for an accelerator
     seed:int=0, # of order and crops
@@ -232,24 +230,23 @@ def clip_dataloaders(
     captions=None, # table of `file` and `caption`, or `filepath` and `title`: train on these pairs
 ) -> DataLoaders: # fastai's, on the device of the CLIP
     "fastai `DataLoaders` with this CLIP's size and normalization"
-    classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
-    if captions: sets = _captioned_sets(source, validation, captions)
-    else: sets = _labeled_sets(source, validation, classnames)
+    classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # clip may be an `ImageClassifier`
+    if captions: sets = _captioned_sets(images, validation, captions)
+    else: sets = _labeled_sets(images, validation, classnames)
     # transformed: from a PyTorch DataLoader, which gives tensors in place of pictures
-    if any(images.transformed for images in sets): raise TypeError(
+    if any(part.transformed for part in sets): raise TypeError(
         'Training transforms images itself, and a DataLoader has transformed them already. Give its dataset without '
         'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10), '
         'where DataLoaders comes from fastai.data.core.')
     loaders = []
-    for images, shuffle in zip(sets, (True, False)): # training images are shuffled and cropped, those to watch are not
+    for part, shuffle in zip(sets, (True, False)): # training images are shuffled and cropped, those to watch are not
         tokens = None
-        if captions and images is not validation: # labeled images to watch stay labeled
-            warn_of_texts(clip, images.classnames, captions=True)
-            # their classes are captions: (n_captions, context length)
-            tokens = clip.tokenizer(images.classnames)
-        pixels = PixelSource(images, clip, crop_scale=crop_scale if shuffle else None, progress=progress, tokens=tokens,
+        if captions and part is not validation: # labeled images to watch stay labeled
+            warn_of_texts(clip, part.classnames, captions=True)
+            tokens = clip.tokenizer(part.classnames) # the classes are captions: (n_captions, context length)
+        pixels = PixelSource(part, clip, crop_scale=crop_scale if shuffle else None, progress=progress, tokens=tokens,
                              workers=workers)
-        loaders.append(ClipDL(_image_by_image(images, clip), source=pixels, seed=seed, bs=batch_size, shuffle=shuffle,
+        loaders.append(ClipDL(_image_by_image(part, clip), source=pixels, seed=seed, bs=batch_size, shuffle=shuffle,
                               num_workers=0, after_item=ToTensor(), after_batch=Normalized(clip)))
     if captions: loaders[0].source.captions = dict( # for the recipe
         table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
@@ -258,25 +255,25 @@ def clip_dataloaders(
 def _image_by_image(images, clip): # fastai's `Datasets`
     "Pictures and labels for fastai's `predict`, `test_dl`, and the like; `ClipDL` reads batches from its source"
     items = [OneImage(images, i) for i in range(len(images))]
-    # setting lists up, fastai would open the first image, which may be unreadable
+    # do_setup=False: fastai would open the first image, which may be unreadable
     opened = TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types])
     labels = TfmdLists(items, ClassLabels(images.classnames), do_setup=False, types=[OneImage])
     return Datasets(tls=[opened, labels])
 
-def _labeled_sets(source, validation, classnames): # two `ImageSet`s
+def _labeled_sets(images, validation, classnames): # two `ImageSet`s
     "Images to train on and to watch; by default the suite's own or a tenth of the images is watched"
-    if isinstance(source, ImageSet): training, watched = source, validation
-    else:
-        suite = Suite.of(source, classnames)
-        training, watched = suite.train, validation or suite.validation
-        if training is None: raise ValueError(f'{suite.name!r} has no training images.')
-    if watched is None:
-        whole, (training, watched) = training, training.split((.1,))
-        check_held_out(whole, dict(validation=watched))
-    watched = image_set(watched, classnames)
-    check_same_classes(training.classnames, watched.classnames, 'training images', 'validation images',
+    if not isinstance(images, ImageSet):
+        suite = Suite.of(images, classnames)
+        images, validation = suite.train, validation or suite.validation
+        if images is None: raise ValueError(f'{suite.name!r} has no training images.')
+    if validation is None:
+        rest, held_out = images.split((.1,))
+        check_held_out(images, dict(validation=held_out))
+        return rest, held_out
+    validation = image_set(validation, classnames)
+    check_same_classes(images.classnames, validation.classnames, 'training images', 'validation images',
                        'image_folder(path, classnames=…) fixes names and order.')
-    return training, watched
+    return images, validation
 
 # %% ../../nbs/api/train/01_loaders.ipynb #83708347
 class ClassLabels(Transform):
@@ -310,20 +307,26 @@ def _captioned_sets(folder, validation, table): # two `ImageSet`s
     held_out = np.isin(clusters, np.random.default_rng(0).permutation(n)[:max(1, n//10)])
     return pairs.subset(~held_out), pairs.subset(held_out)
 
-def is_captions(y:torch.Tensor) -> bool: # what a batch has beside its images
+def is_captions(y:torch.Tensor) -> bool: # y: the other part of a batch, beside its images
     "Whether these are token ids, (n, context length), and not labels"
     return y.ndim == 2 and not y.is_floating_point()
 
 # %% ../../nbs/api/train/01_loaders.ipynb #6cd35ff0
 class FeatureSource:
     "Batches of features that were computed once"
-    def __init__(self, features, labels): self.features, self.labels = features, labels
+    # images: the `ImageSet` that they are of; None where loaders of your own gave the images
+    def __init__(self, features:torch.Tensor, labels:torch.Tensor, images:ImageSet=None):
+        self.features, self.labels, self.images = features, labels, images
     @property
     def fingerprint(self): return state_hash(dict(features=self.features, labels=self.labels))
     def batch(self, idxs:list, draws:np.ndarray=None):
         return (self.features[idxs], TensorCategory(self.labels[idxs])) if idxs else ()
     def stand_in(self): return self.batch([0])
     def n_workers(self, crops:bool, device:torch.device): return 0
+
+def images_of(dl): # `ImageSet`; None for a loader of your own
+    "The images of a loader from `clip_dataloaders`, or of their features"
+    return getattr(getattr(dl, 'source', None), 'images', None)
 
 # %% ../../nbs/api/train/01_loaders.ipynb #42fd7893
 def first_batch(dl): return dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl)) # fastai's or PyTorch's
@@ -343,7 +346,7 @@ def feature_dataloaders(
     loaders = []
     for dl in dls:
         pixels = getattr(dl, 'source', None) # of loaders from `clip_dataloaders`
-        if isinstance(pixels, PixelSource): # from the cache, where an earlier training may have left them
+        if isinstance(pixels, PixelSource): # an earlier training may have left them in the cache
             cached = extract_features(classifier, pixels.images, dl.bs, progress=pixels.progress)
             for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
             features, labels = cached.features, cached.labels
@@ -353,7 +356,7 @@ def feature_dataloaders(
                 with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
                 batches.append((f.cpu(), torch.as_tensor(y).long().cpu()))
             features, labels = map(torch.cat, zip(*batches))
-        data, source = TensorDataset(features, labels), FeatureSource(features, labels)
+        data, source = TensorDataset(features, labels), FeatureSource(features, labels, images_of(dl))
         bs, shuffle = getattr(dl, 'bs', None) or dl.batch_size, getattr(dl, 'shuffle', dl is dls.train)
         loaders.append(ClipDL(data, source=source, seed=getattr(dl, 'seed', 0), bs=bs, shuffle=shuffle, num_workers=0))
     return DataLoaders(*loaders, device=classifier.device)
@@ -362,33 +365,48 @@ def feature_dataloaders(
 def check_dataloaders(
     dls:DataLoaders,
     classifier:ImageClassifier,
-) -> bool: # do images have captions in place of labels?
+) -> bool: # whether the images have captions in place of labels
     "ValueError if the DataLoaders don't suit the classifier"
     for dl, name in zip(dls, ('training', 'validation')):
         if not len(dl): raise ValueError(f'The {name} DataLoader has no batches; it needs one at least.')
-    x, y = to_cpu(first_batch(dls.train))[:2]
-    captioned, vocab = is_captions(y), getattr(dls, 'vocab', None)
+    x = None # no image has to be looked at where all are made for this CLIP
+    if all(_is_made_for(classifier.clip, dl) for dl in dls): captioned = dls.train.source.tokens is not None
+    else:
+        x, y = to_cpu(first_batch(dls.train))[:2]
+        captioned = is_captions(y)
+    vocab = getattr(dls, 'vocab', None)
     if vocab is not None and not captioned: check_same_classes(
         vocab, list(classifier.classnames), 'the DataLoaders', 'the classifier', 'Make the classifier with '
         'list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False) of its class names.')
-    shape, size = tuple(x.shape[1:]), (3, *classifier.clip.image_size)
+    if x is not None: _check_images(dls, x, classifier.clip)
+    return captioned
+
+def _is_made_for(clip, dl): # bool
+    "Whether a loader is as `clip_dataloaders` makes it for this CLIP, with open_clip's transform"
+    source = getattr(dl, 'source', None)
+    if not isinstance(source, PixelSource) or isinstance(source.for_evaluation.transform, OwnTransform): return False
+    steps = dl.after_batch.fs # to which a user may have added others
+    return len(steps) == 1 and getattr(steps[0], 'clip', None) is clip
+
+# %% ../../nbs/api/train/01_loaders.ipynb #2557d224
+def _check_images(dls, x, clip): # x: images of the first batch
+    "ValueError if images are not of this CLIP's size or normalization"
+    shape, size = tuple(x.shape[1:]), (3, *clip.image_size)
     if shape != size: raise ValueError(
         f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or '
         f'item_tfms=Resize({size[1]}).')
-    has_own_transform = isinstance(two_step_transform(classifier.clip.transform), OwnTransform)
-    if has_own_transform: return captioned # its normalization is not known
+    has_own_transform = isinstance(two_step_transform(clip.transform), OwnTransform)
+    if has_own_transform: return # its normalization is not known
     # if the training loader has no step that normalizes, the values of its first batch tell
-    stated = [_check_normalization(dl, classifier.clip) for dl in dls] # bool of each loader
-    wrong = '' if stated[0] else classifier.clip.transform.wrong_range(x.as_subclass(torch.Tensor))
+    stated = [_check_normalization(dl, clip) for dl in dls] # for each loader, whether it has such a step
+    wrong = '' if stated[0] else clip.transform.wrong_range(x.as_subclass(torch.Tensor))
     if wrong: raise ValueError(wrong)
-    return captioned
 
-# %% ../../nbs/api/train/01_loaders.ipynb #2557d224
 def _check_normalization(dl, clip) -> bool:
     "Whether a fastai DataLoader normalizes; ValueError if its mean or std differ from the CLIP's"
     pipelines = [getattr(dl, p, None) for p in ('after_item', 'after_batch')]
     steps = [f for p in pipelines for f in getattr(p, 'fs', ()) if isinstance(f, (Normalize, Normalized))]
-    right = {k: [round(v, 4) for v in clip.preprocess[k]] for k in ('mean', 'std')} # of three colors each
+    right = {k: [round(v, 4) for v in clip.preprocess[k]] for k in ('mean', 'std')} # one per color
     for f in steps:
         used = f.clip.preprocess if isinstance(f, Normalized) else {k: getattr(f, k).flatten().cpu() for k in right}
         for k in right:

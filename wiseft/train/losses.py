@@ -53,7 +53,7 @@ class Step:
         if precision == 'fp32': return nullcontext()
         return torch.autocast(self.x.device.type, PRECISIONS[precision])
 
-    def of_length_1(self, features): # which they are already, unless the head takes them as they are
+    def of_length_1(self, features): # they have length 1 already, unless the head takes features of any length
         return features if self.classifier.head.normalize else unit_length(features)
     @cached_property
     @torch.no_grad()
@@ -75,9 +75,9 @@ class Step:
     def text_features(self): # (n, dim), rows of length 1, of the captions; with gradients where the text tower trains
         with self.towers(): return self.gathered(text_features(self.classifier.clip.model, self.own(self.tokens)))
     @property
-    def scale(self): return self.classifier.clip.model.logit_scale.exp() # scalar, with gradients likewise
+    def scale(self): return self.classifier.clip.model.logit_scale.exp() # scalar, with gradients if it trains
     @property
-    def teacher(self): return self.learn.teacher.average # of a loss that has one
+    def teacher(self): return self.learn.teacher.average # for a loss with a teacher
     @property
     def teacher_scale(self): return self.teacher.clip.model.logit_scale.exp() # scalar, without gradients
 
@@ -220,7 +220,7 @@ class Loss(Callback):
 
     def before_train(self): self.sums, self.n_images = dict.fromkeys(self.sums, 0.), 0
     def after_loss(self):
-        if not self.yb: return # as in `predict`
+        if not self.yb: return # `predict` gives images without labels
         x = self.xb[0].as_subclass(torch.Tensor)
         y = self.yb[0].as_subclass(torch.Tensor)
         if not self.training and not is_captions(y): return
@@ -228,11 +228,11 @@ class Loss(Callback):
         features = gathered(self.head_input, self.learn.counts)
         step = Step(self.learn, x, y, logits=self.pred, features=features, cross_entropy=self.loss_grad)
         with torch.autocast(x.device.type, enabled=False): terms = self.loss(step)
-        terms = {name: torch.as_tensor(value, device=x.device) for name, value in terms.items()} # one may be a float
+        terms = {name: torch.as_tensor(value, device=x.device) for name, value in terms.items()} # a term may be a float
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
         if not self.training: return
-        # for `mean`, which weights batches by their images
+        # for `mean`, in which a batch counts by its number of images
         for name,value in terms.items(): self.sums[name] = self.sums.get(name, 0.) + value.detach()*len(y)
         self.n_images += len(y)
     def after_fit(self): self.stack.close()
@@ -251,8 +251,8 @@ def names(self:Loss):
     x, y = to_device(two, classifier.device)
     features = x if x.ndim == 2 else classifier.features(x)
     logits = classifier.head(features)
-    self.learn.counts = [len(y)] # those of others don't matter here
-    with torch.random.fork_rng(): # a loss may draw
+    self.learn.counts = [len(y)] # as if this were the only process
+    with torch.random.fork_rng(): # a loss may draw random numbers
         step = Step(self.learn, x, y, logits=logits, features=features, cross_entropy=self.loss_func(logits, y))
         terms = self.loss(step)
     if not isinstance(terms, dict): raise ValueError(
@@ -285,33 +285,33 @@ class Teacher(Callback):
 # %% ../../nbs/api/train/02_losses.ipynb #598e830b
 class Constraint(Callback):
     "Call a constraint on every weight that trains, after each step of the optimizer"
-    canceled = False # is this step? Then fastai calls `after_step` all the same
+    canceled = False # whether this step is canceled: fastai calls `after_step` even then
     def __init__(self, constraint:Method): self.constraint = constraint
 
     def before_fit(self):
         self.pairs = training_pairs(self.learn.student, self.learn.initial)
         self.memories, self.share = [{} for _ in self.pairs], 0.
 
-    def before_batch(self): # shares add up, for GradientAccumulation takes a step after several
+    def before_batch(self): # with GradientAccumulation, a step follows several batches, whose shares add up
         if not self.training: return
         schedule = next((cb for cb in self.learn.cbs if hasattr(cb, 'share_of')), None)
         self.share += schedule.share_of(self.train_iter) if schedule else 1/(self.n_epoch*len(self.dls.train))
     def after_cancel_step(self): self.canceled = True
 
     @torch.no_grad()
-    def after_step(self): # after a bad step no weight moves
+    def after_step(self): # which changes no weight after a canceled step
         share, canceled = self.share, self.canceled
         self.share, self.canceled = 0., False
         if canceled: return
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
-        # from `Watch`, a bool on the device: was a loss or gradient not finite? Then every weight stays as it is
+        # a bool on the device, from `Watch`: true if a loss or gradient was not finite, and then no weight changes
         spoilt = getattr(self.learn, 'spoilt', None)
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
             before = p.clone()
-            # lr and share go to methods that take them; share: of this step in the sum of all learning rates
+            # for methods that take them: learning rate, and share of this step in the sum of all learning rates
             options = {k: v for k, v in dict(lr=lrs[p], share=share).items() if k in self.constraint.parameters}
-            # memory: a dict in which the method keeps what it likes from step to step; None: it changed p in place
+            # the method may keep anything in the dict `memory`; it returns None if it changed p in place
             constrained = self.constraint(p, p0, p.grad, memory, **options)
             if constrained is not None and constrained is not p: p.copy_(constrained)
             if spoilt is not None: torch.where(spoilt, before, p, out=p)

@@ -14,6 +14,7 @@ from ..base.distributed import n_processes
 from ..weights.safetensors_io import state_hash
 from ..weights.merge import image_tower_hash
 from .trainable import plain_weights
+from .loaders import images_of
 
 # %% ../../nbs/api/train/05_record.ipynb #c1f6ff01
 def run_recipe(
@@ -23,7 +24,7 @@ def run_recipe(
 ) -> dict: # as JSON has it
     "Everything that determines a training"
     # 'start_method': what made the initial classifier, such as LP-FT; 'pull': the constraint
-    initialization = learn.given.recipe.get('start_method')
+    initialization = learn.original.recipe.get('start_method')
     methods = [initialization, learn.recipe['train'], learn.recipe.get('loss'), learn.recipe.get('pull')]
     names = [m['name'] for m in methods if isinstance(m, dict)] # 'head' and 'last:2' are no methods
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
@@ -33,12 +34,12 @@ def run_recipe(
     recipe |= dict(batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None))
     source = getattr(dl, 'source', None) # of loaders from `clip_dataloaders`
     captions = getattr(source, 'captions', None)
-    # a renamed table is still the same
+    # without the name of the table, so that a renamed one is the same training
     if captions: recipe['captions'] = dict(sha256=captions['sha256'], pairs=captions['pairs'])
     if learn.shards: recipe['shards'] = learn.shards
     start = plain_weights(learn.model).state_dict() # weights before the first step
     return recipe | dict(images=source and source.fingerprint, start=state_hash(start),
-                         start_visual=image_tower_hash(learn.given)) # which averages compare with their base
+                         start_visual=image_tower_hash(learn.original)) # averages compare it with their base
 
 def run_circumstances(
     learn:Learner, # a `ClipLearner` after its fit
@@ -54,8 +55,7 @@ def run_circumstances(
     if learn.ran_whole: about |= dict(shards=None, threads=1)
     elif device.type == 'cpu' and not learn.shards: about['threads'] = torch.get_num_threads()
     if n_processes() > 1: about['processes'] = n_processes()
-    # of loaders from `clip_dataloaders`; a head trains on `dls` of features, made from `image_dls`
-    watched = getattr(getattr(learn.image_dls.valid, 'source', None), 'images', None)
+    watched = images_of(learn.dls.valid)
     if watched: about['validation_images'] = watched.fingerprint
     captions = getattr(getattr(learn.dls.train, 'source', None), 'captions', None)
     if captions: about['captions'] = captions
@@ -65,7 +65,7 @@ def run_circumstances(
 def validation_metrics(learn:Learner) -> dict: # name -> number
     "Metrics of the last epoch on validation images, and terms of a loss on training images"
     recorder, metrics = learn.recorder, {}
-    if not hasattr(recorder, 'log'): return metrics # no epoch was left
+    if not hasattr(recorder, 'log'): return metrics # all epochs were trained before
     terms = {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}
     for k, v in zip(recorder.metric_names, recorder.log):
         if k in ('epoch', 'train_loss', 'time') or not isinstance(v, (int, float)): continue

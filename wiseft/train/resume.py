@@ -19,7 +19,7 @@ from ..base.text import BadFile, option, why_failed
 from ..base.files import atomic_path, existing_file, tidy
 from ..base.distributed import from_all_processes, rank
 from ..weights.safetensors_io import write_tensors
-from .loaders import ClipDL
+from .loaders import ClipDL, images_of
 
 # %% ../../nbs/api/train/04_resume.ipynb #2a79bcad
 def checkpoint_file(folder:str|Path) -> Path:
@@ -38,16 +38,16 @@ class Checkpoint(Callback):
             "PyTorch, as in opt_func=partial(OptimWrapper, opt=torch.optim.…). With others fastai's SaveModelCallback "
             'keeps weights.')
         self.file, self.steps, self.resumes = checkpoint_file(folder), steps, resume
-        self.run_recipe = loads(dumps(recipe)) # as it is read from a file
-        self.loader, self.epochs_before = learn.dls.train, learn.dls.train.epoch # of its earlier fits
+        self.run_recipe = loads(dumps(recipe)) # equal to one that is read from a file
+        self.loader, self.epochs_before = learn.dls.train, learn.dls.train.epoch # epochs of the loader in earlier fits
         self.done = 0 # steps before this run
         self.saved = {} # tensors of the checkpoint that it goes on from
-        self.signal = 0 # that asked it to stop
+        self.signal = 0 # number of the signal that asked the training to stop; 0: none did
         if not self.file.exists(): return
         if not resume: raise FileExistsError(
             f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
             f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
-        tidy(self.file.parent) # if all epochs are done, nothing more is written there
+        tidy(self.file.parent) # writing does this too, but nothing more is written if all epochs are done
         self.load(learn) # weights and optimizer; sets `done` and `saved`
         if learn.logger is not noop: print(self.position(), file=sys.stderr, flush=True)
 
@@ -59,12 +59,12 @@ class Checkpoint(Callback):
         loss = '; the training loss of this epoch is that of the steps from here on' if step else ''
         return f'resumes epoch {epoch+1} at step {step+1} of {n}{loss}'
 
-    def before_fit(self): # after those of callbacks that keep something
+    def before_fit(self): # runs after `before_fit` of the callbacks whose state it restores
         self.learn.train_iter = self.done
         for name, cb in _callbacks_with_state(self.learn).items():
             if self.done: cb.restore(_tensors_under(self.saved, f'{name}.'))
     def before_epoch(self):
-        if self.epoch < self.done//len(self.loader): raise CancelEpochException # it is done
+        if self.epoch < self.done//len(self.loader): raise CancelEpochException # this epoch was trained before
     def before_train(self):
         self.loader.epoch = self.epochs_before + self.epoch
         if self.train_iter > self.done: return
@@ -93,7 +93,7 @@ TRY_AGAIN = 75 # exit code EX_TEMPFAIL of sysexits.h
 @contextmanager
 def stoppable(self:Checkpoint):
     "Context in which SIGTERM or Ctrl-C ends the training after its step, with a checkpoint; the second ends it at once"
-    if threading.current_thread() is not threading.main_thread(): # others can't handle signals
+    if threading.current_thread() is not threading.main_thread(): # only the main thread can handle signals
         yield
         return
     def note(number, _):
@@ -109,7 +109,7 @@ def stoppable(self:Checkpoint):
 def _restore_noise(state, device):
     "Restore PyTorch's random generators"
     torch.set_rng_state(state['noise.cpu'])
-    there = state.get(f'noise.{device.type}') # not where the training was on another kind of device
+    there = state.get(f'noise.{device.type}') # None if the training was on another kind of device
     if device.type != 'cpu' and there is not None:
         torch.get_device_module(device).set_rng_state(there, device)
 
@@ -125,20 +125,20 @@ def _callbacks_with_state(learn): # dict
 def save(self:Checkpoint):
     "Write the checkpoint; stop the training at a number that is not finite"
     learn = self.learn
-    learn.watch.look() # raises, too: its latest steps may not have been looked at
+    learn.watch.look() # stops the training, too, if the loss or gradients of the latest steps were not finite
     # names such as 'model.head.weight', 'optimizer.3.exp_avg', 'kept.0.n' (of a callback), 'noise.cpu'
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         for k,v in learn.opt.opt.state[p].items(): tensors[f'optimizer.{i}.{k}'] = v
     for name,keeper in _callbacks_with_state(learn).items():
         for k,v in keeper.kept().items(): tensors[f'{name}.{k}'] = v
-    if spoilt := _first_not_finite(tensors): # a step of finite loss and gradient can go beyond what a float holds
+    if spoilt := _first_not_finite(tensors): # weights can overflow though loss and gradients are finite
         learn.stop_reason = (
             f'Training stopped after step {learn.train_iter}: NaN or infinite numbers in {spoilt}. They are in no '
             f'checkpoint: one that was in {self.file.parent} before is still there. Start again with a learning rate '
             '10 times lower or a longer warm-up.')
         raise CancelFitException
-    if rank(): return # all have the same, and the first writes
+    if rank(): return # all processes have the same state, and the first one writes it
     device, tensors['noise.cpu'] = learn.student.device, torch.get_rng_state()
     if device.type != 'cpu':
         tensors[f'noise.{device.type}'] = torch.get_device_module(device).get_rng_state(device)
@@ -183,11 +183,11 @@ def load(self:Checkpoint, learn:Learner):
     "Restore weights and optimizer; ValueError if the recipe differs"
     self.saved, position = read_training(self.file)
     then, now = position['recipe'], self.run_recipe
-    images = getattr(getattr(learn.image_dls.train, 'source', None), 'images', None) # None: loaders of the user's own
+    images = images_of(learn.dls.train)
     if images is not None and images.was_split_earlier(str(then.get('images'))): raise ValueError(
         f'{self.file} was begun with the split of an earlier version, which divided groups between training and '
         'held-out images. Delete it and start again.')
-    if learn.chosen_shards is None: # as it began, on whatever machine and by whatever version
+    if learn.chosen_shards is None: # the number that the training began with, perhaps on another machine
         learn.chosen_shards = then.get('shards', 0)
         now.pop('shards', None)
         if learn.shards: now['shards'] = learn.shards

@@ -33,7 +33,7 @@ def shard_workers(
     finally: torch.set_num_threads(threads)
 
 @contextmanager
-def _in_shards(n, workers, visual): # gives whether it does
+def _in_shards(n, workers, visual): # gives whether the tower computes shards
     if runs_whole(visual):
         yield False
         return
@@ -43,7 +43,7 @@ def _in_shards(n, workers, visual): # gives whether it does
 
 # %% ../../nbs/api/train/06_shards.ipynb #fdcf4282
 def _forward(n, workers, visual, images): # (n, dim); in place of the method of the tower
-    if images.requires_grad: return type(visual).forward(visual, images) # as attacks on the pixels need it
+    if images.requires_grad: return type(visual).forward(visual, images) # adversarial attacks need gradients of pixels
     weights = [p for p in visual.parameters() if p.requires_grad]
     with_gradients = bool(weights) and torch.is_grad_enabled()
     autocast, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
@@ -67,10 +67,10 @@ class _Shards(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient): # (n, dim)
         outputs, ctx.outputs = ctx.outputs, None
-        create_graph = torch.is_grad_enabled() # are these gradients going to be differentiated?
+        create_graph = torch.is_grad_enabled() # whether these gradients are going to be differentiated
         def gradients(out, g):
             return list(torch.autograd.grad(out, ctx.weights, g, create_graph=create_graph, allow_unused=True))
-        if create_graph or outputs is None: # or is this a second backward pass, after which graphs are gone?
+        if create_graph or outputs is None: # None: the first backward pass has used up the graphs of the shards
             with torch.enable_grad(): again = torch.cat([ctx.features(shard) for shard in ctx.shards])
             return None, None, None, *gradients(again, gradient)
         # checkpointed layers set and restore the random generator, in both threads
@@ -82,7 +82,7 @@ class _Shards(torch.autograd.Function):
 
 def _sum(of_shards, i): # the gradient of a weight, added up in the order of the shards
     gradients = [shard[i] for shard in of_shards]
-    for shard in of_shards: shard[i] = None # frees memory
+    for shard in of_shards: shard[i] = None # which frees its memory
     return None if gradients[0] is None else reduce(torch.add, gradients)
 
 def _all_of(workers, function, *arguments): # list
@@ -90,12 +90,12 @@ def _all_of(workers, function, *arguments): # list
     running = [workers.submit(function, *of_shard) for of_shard in zip(*arguments)]
     wait(running)
     results = []
-    while running: results.append(running.pop(0).result()) # none of them stays in the traceback
+    while running: results.append(running.pop(0).result()) # so that an error's traceback holds no result
     return results
 
 # %% ../../nbs/api/train/06_shards.ipynb #bda273d4
 _KNOWN = 'torch.nn.modules.', 'torch.nn.utils.parametrize.', 'open_clip.', 'timm.', 'torchvision.', 'wiseft.'
-# of these, what draws random numbers or looks at the whole batch, and has no rate of its own
+# modules of these packages that draw random numbers or use the whole batch, though they have no rate
 _REFUSED = ('RReLU', 'FractionalMaxPool2d', 'Shuffle', 'VOLO', 'RotaryEmbeddingDinoV3', 'EvoNorm2dB0', 'EvoNorm2dB1',
             'EvoNorm2dB2')
 

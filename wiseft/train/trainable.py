@@ -39,14 +39,17 @@ def choose_weights(
     if is_method: return train(classifier)
     classifier.requires_grad_(train == 'all')
     classifier.head.requires_grad_(not classifier.head_from_text) # else it is computed from the text tower
-    if train in ('all', 'head'): return
+    if train not in ('all', 'head'): _train_last_blocks(classifier, train)
+
+def _train_last_blocks(classifier, train): # 'last:n'
+    "Let the last `n` blocks of the image tower, and what comes after them, require gradients"
     n = int(train.removeprefix('last:'))
     positions = tower_positions(classifier.visual)
     n_blocks = len({p for p in positions.values() if p.in_block})
     if not 1 <= n <= n_blocks: raise ValueError(
         f"{option('train', train)}: this image tower has {n_blocks} blocks, so n is 1 to {n_blocks}; "
         f"{option('train', 'head')} trains none, {option('train', 'all')} everything.")
-    # block numbers: 0 is the stem, n_blocks+1 all that comes after the last block, which trains in any case
+    # block numbers: the stem is 0, and what comes after the last block is n_blocks+1, which always trains
     for name, p in classifier.visual.named_parameters(): p.requires_grad_(positions[name].block > n_blocks-n)
 
 # %% ../../nbs/api/train/00_trainable.ipynb #9c019518
@@ -56,18 +59,19 @@ def parametrized(classifier:ImageClassifier) -> list: # of modules
 
 def plain_weights(classifier:ImageClassifier) -> ImageClassifier: # the same one if its weights are plain
     "A copy with plain weights in place of parametrized ones"
-    if not parametrized(classifier): return classifier
-    new = classifier.copy()
-    for module in parametrized(new):
-        module.parametrizations.eval() # what the parts make when nothing trains is kept
+    return _without_parametrizations(classifier.copy()) if parametrized(classifier) else classifier
+
+def _without_parametrizations(classifier): # the same, changed in place
+    for module in parametrized(classifier):
+        module.parametrizations.eval() # the weights become those of evaluation, without dropout
         kind, others = type(module), list(module.named_parameters(recurse=False))
-        # a copy shares its class, which is changed
+        # removing changes the class of the module, which its copies share: this one gets a class of its own
         module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
         for name in list(module.parametrizations): remove_parametrizations(module, name)
-        for name, p in others: # which come after what the parts make
+        for name, p in others: # which keep their place after the restored weights
             delattr(module, name)
             module.register_parameter(name, p)
-    return new
+    return classifier
 
 # %% ../../nbs/api/train/00_trainable.ipynb #7ae36ddb
 def parameter_groups(
@@ -82,7 +86,7 @@ def parameter_groups(
 
 # %% ../../nbs/api/train/00_trainable.ipynb #3e2a2537
 def lr_factor_per_weight(
-    classifier:ImageClassifier, # of which is known what trains
+    classifier:ImageClassifier, # whose weights that train require gradients
     image:float=1., text:float=1., head:float=1., # factors of the parts
     decay:float=1., # factor from each block of a tower to the one before it
 ) -> dict: # name of a weight that trains -> factor
