@@ -255,7 +255,7 @@ def _counts(self:Bench, name): # dict: runs, `COUNTED`, copies, seconds
     for k in COUNTED: counts[k] += np.mean([c.cost.get('making', {}).get(k, 0) for c in e.curves])
     return dict(runs=runs, **counts)
 
-# %% ../../nbs/api/bench/06_outcome.ipynb #71b74613
+# %% ../../nbs/api/bench/06_outcome.ipynb #438f1bc5
 @patch
 def costs(self:Bench) -> pd.DataFrame:
     "Cost of one classifier of each row; seconds on this machine"
