@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 ROOM = 0.02  # how far numbers that aren't whole may be apart, as a part of the larger: processors round differently
 TRAINING = re.compile(
-    r"\b(finetune|bench|run_trial)\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wiseft\(f?'(finetune|demo|bench)"
+    r"\b(finetune|bench|run_trial)\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wiseft\(f?'(finetune|demo|bench|run)"
 )
 # what is heavy and not ours; without fastai, which changes torch.Tensor for those who don't import it
 HEAVY = ("execnb.shell nbdev.clean fastcore.test open_clip seaborn scipy.stats "

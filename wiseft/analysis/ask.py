@@ -27,13 +27,13 @@ class Questions:
     classnames:list
     files:list      # of the images, in the order in which to label them
     predicted:list  # a list for each classifier: the class of each of these images
-    asked:list      # bool, one an image: drawn from those that they disagree on
+    asked:list      # bool for each image: drawn from the images on which they disagree
     random:list     # bool: drawn from all
-    disagree:int    # on how many images they do
-    n:int           # of so many
+    disagree:int    # number of images on which they disagree
+    n:int           # number of all images
     packed:bool     # do some lie in tars?
-    pool:str        # what tells the images, asked or not, and the classes from others
-    extended:bool=False # after an earlier plan of fewer labels
+    pool:str        # hash of the classes and of all images, in the plan or not
+    extended:bool=False # does it continue an earlier plan with fewer labels?
 
 FILE, NONE = 'questions.json', '(none of these classes)'
 
@@ -64,8 +64,8 @@ def _fits_together(q): # bool
 def draw_questions(
     members:dict, # name -> `Member`, of two or more
     pictures,   # folders, tables, tars or files of pictures, without labels
-    labels:int=50, # images to label, of those that members disagree on
-    random:int=0,  # images to label besides, drawn from all, which estimate the accuracy itself
+    labels:int=50, # images to label, among those on which the members disagree
+    random:int=0,  # further images to label, drawn from all, to estimate the accuracy itself
     seed:int=0,    # of the order
     **kwargs       # of `columns_per_image`: batch_size, workers, progress
 ) -> tuple: # `Questions`, and a function: number of a question -> its picture
@@ -118,7 +118,7 @@ def _evenly_mixed(*lists): # a list of their different items
     return sorted(turns, key=turns.get)
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #7b7512d7
-_FORMULA = r"(?='*[=+\-@\t\r])" # before what a spreadsheet may take for a formula, or what is marked as none
+_FORMULA = r"(?='*[=+\-@\t\r])" # the place before a formula of a spreadsheet, perhaps with apostrophes
 
 def plain_cell(text:str) -> str:
     "Prefix a text with an apostrophe if a spreadsheet would run it as a formula; `read_answers` removes it"
@@ -145,7 +145,7 @@ def write_answers(
 def read_answers(
     path:str|Path, # table of files and labels
     questions:Questions,
-) -> dict: # file -> list of labels, in the order of the table; of two rows of a file the last
+) -> dict: # file -> list of labels, in the order of the table; if a file has two rows, the last counts
     "Read labels of images; `BadFile` names unknown images"
     text = read_text(path, 'table of labels')
     # the separator of spreadsheets depends on their language
@@ -175,11 +175,11 @@ def judged(
 
     They hold in 95 % of cases, all looks together: before all planned labels are there, and in an extended plan, they
     are anytime intervals."""
-    def is_right(file, code): return questions.classnames[code] in answers.get(file, ()) # no, where there is no label
+    def is_right(file, code): return questions.classnames[code] in answers.get(file, ()) # False without a label
     right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted]) # (k, n_files)
     labeled = np.array([f in answers for f in questions.files])
     asked = np.array(questions.asked)
-    is_last_look = labeled[asked].all() and not questions.extended # an earlier plan has had its last look
+    is_last_look = labeled[asked].all() and not questions.extended # if so, the last look was taken earlier
     differences = _differences(questions, right[:, asked & labeled], is_last_look)
     random = right[:, np.array(questions.random) & labeled]
     m, accuracies = random.shape[1], [] # by the random images
@@ -189,11 +189,11 @@ def judged(
             accuracies.append(dict(classifier=name, labels=m, accuracy=n_right/m, low=low, high=high))
     return differences, pd.DataFrame(accuracies)
 
-def _differences(questions, right, is_last_look): # DataFrame; right: (k, m) bool, on m labeled images of disagreement
+def _differences(questions, right, is_last_look): # DataFrame; right: (k, m) bool, for m labeled images
     "Differences between the best classifier and the others, with intervals"
     k, m = right.shape
     if not m: return pd.DataFrame()
-    level = .95 + SPENT if is_last_look else 1 - SPENT/(k*(k-1)/2) # or of each pair at all other looks
+    level = .95 + SPENT if is_last_look else 1 - SPENT/(k*(k-1)/2) # else the share of each pair at all other looks
     best = 1 if k == 2 else int(right.sum(1).argmax()) # of two, the second is compared with the first
     if is_last_look and k > 2:
         estimates = np.stack(simultaneous_differences(right.T, questions.disagree, questions.n, level))

@@ -13,7 +13,7 @@ from ..infer.scores import groups_of
 # %% ../../nbs/api/analysis/08_classes.ipynb #6ba67e4e
 def by_class(
     answers:pd.DataFrame, # of one classifier on one set: rows of `KeptPredictions.frame`
-    most:int|None=None, # only so many classes, those of the lowest recall; None: all, in their order
+    most:int|None=None, # only the classes with the lowest recall, so many; None: all, in their order
 ) -> pd.DataFrame: # index: class; images, recall, low, high, answers, precision, precision_low, precision_high
     "Recall and precision of each class, with 95 % intervals"
     answers = answers[answers.correct.notna()]
@@ -22,7 +22,7 @@ def by_class(
     classes = answers.label.cat.categories
     label, predicted = answers.label.cat.codes.to_numpy(), answers.predicted.cat.codes.to_numpy()
     n, n_answers = (np.bincount(codes, minlength=len(classes)) for codes in (label, predicted))
-    recall = np.bincount(label, right, len(classes))/np.maximum(n, 1) # of classes that have images
+    recall = np.bincount(label, right, len(classes))/np.maximum(n, 1) # only classes with images
     shown = np.flatnonzero(n)
     if most: shown = shown[np.argsort(recall[shown], kind='stable')[:most]]
     of_class, of_answer = _places(label, n), _places(predicted, n_answers)
@@ -46,7 +46,7 @@ def _share(right, places, groups): # right: (n,); places: of some images; groups
 def confusion_matrix(
     answers:pd.DataFrame, # as in `by_class`
 ) -> pd.DataFrame: # (n_classes, n_classes) images; rows: true class, columns: answer
-    "Numbers of images of each class and answer, of classes that have images or answers"
+    "Number of images for each class and answer, for classes that have images or answers"
     answers = answers[answers.correct.notna()]
     classes = answers.label.cat.categories
     names = classes[classes.isin(answers.label) | classes.isin(answers.predicted)]
@@ -57,7 +57,7 @@ def confusion_matrix(
 # %% ../../nbs/api/analysis/08_classes.ipynb #1b3cbbdd
 def reliability(
     answers:pd.DataFrame, # as in `by_class`, with confidences
-    bins:int=10, # as far as each has ten images
+    bins:int=10, # fewer if a bin would have fewer than ten images
 ) -> pd.DataFrame: # a row per bin: confidence, accuracy, low, high, n
     "Mean confidence and accuracy in bins of equally many images, with 95 % intervals"
     answers = answers[answers.correct.notna()].sort_values('confidence', kind='stable')

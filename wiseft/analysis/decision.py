@@ -31,10 +31,10 @@ class Decision:
 def decide(
     comparisons:pd.DataFrame, # of `compare_ends`, or of `compare` with the averaged classifier as `b`
     alpha:float=.5, # of the averaged classifier
-    chosen:float|None=None # α that validation images chose; an end, 0 or 1, is kept where images can't tell
+    chosen:float|None=None # α that validation images chose; an end (0 or 1) is kept if the images can't tell
 ) -> Decision|None: # None where the averaged and the fine-tuned classifier were not compared
     "Decide between the average, the fine-tuned model, and the initial one"
-    # accuracies of the average (value_b) and the classifiers `a` that it is compared with, on either side;
+    # accuracies of the average (value_b) and the classifiers `a` that it is compared with, on both sides;
     # intervals over families where there are some, else over images
     rows = comparisons[comparisons.b == f'weight-space, {alpha:g}']
     if 'over' in rows:
@@ -42,7 +42,7 @@ def decide(
         rows = rows.sort_values(['no_interval', 'over'], kind='stable').drop_duplicates(['a', 'dataset']).sort_index()
     sides = {'on the reference': reference_rows(rows), 'under shift': rows[rows.dataset == MEAN]}
     pairs = {side: r.set_index('a') for side, r in sides.items() if len(r)} # index: what the average is compared with
-    differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index} # average less it
+    differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index} # average minus it
     if not differences: return None
     table = pd.DataFrame({side: _accuracy_row(r) for side, r in pairs.items()}).T
     # the shifted sets decide, else the reference; the reason says what speaks against it
@@ -53,7 +53,7 @@ def decide(
     if by == 'on the reference': reason += (
         f" There is no shifted set: {option('shift', 'corruptions')} makes synthetic ones.")
     else:
-        others = [] # that decide otherwise
+        others = [] # sides whose images decide otherwise
         if sign and chosen is not None and (sign > 0) == (chosen == 1): others.append(
             f'validation images chose α = {chosen:g}')
         if reference is not None and _sign(reference) not in (0, sign): others.append(
@@ -61,14 +61,14 @@ def decide(
         sentence = ', and '.join(others)
         if sentence: reason += (
             f' {sentence[0].upper()}{sentence[1:]}; the shifted sets decide, because averaging is meant for them.')
-    # where the interval contains 0: the average, but for two reasons
+    # if the interval contains 0, keep the average, with two exceptions
     by_validation = sign == 0 and chosen == 1
     if by_validation: reason += ' Validation images chose the fine-tuned model (α = 1).'
     from_head = sign == 0 and 'start' in pairs[by].index
     if from_head: reason += ' Training began from a trained head, which seldom has robustness to restore.'
     keep = 'the fine-tuned model' if sign < 0 or by_validation or from_head else 'the average'
     if initial is None: return Decision(keep, float(alpha), sign != 0, reason, table)
-    # doing nothing: if it is nowhere less accurate and somewhere more, or validation images chose it
+    # the initial model, if it is nowhere less accurate and somewhere more accurate, or if validation images chose it
     than_initial, column = pairs[by].loc[initial], 'average' if keep == 'the average' else 'fine-tuned'
     gains = (table[column] - table[initial]).dropna().round(9)
     by_validation = sign == 0 and chosen == 0 and _sign(than_initial) <= 0
@@ -112,9 +112,9 @@ def _accuracy_row(rows): # a row of `Decision.table`; rows of `compare`, index: 
 # %% ../../nbs/api/analysis/07_decision.ipynb #8e0a0002
 def decision_beside(
     results:str|Path, # results table
-    alpha:float=.5, # of the averaged classifier; an end, 0 or 1, is no average, and that at 0.5 is compared
+    alpha:float=.5, # of the averaged classifier; 0 and 1 are no averages, so for them the average at 0.5 is compared
     chosen:bool=False, # did validation images choose it?
-) -> Decision|None: # None where no predictions, or not both classifiers, are beside it
+) -> Decision|None: # None if predictions are missing, or one of the classifiers
     "The decision that follows from the predictions beside a results table"
     file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5
     if not file.exists(): return None

@@ -38,7 +38,7 @@ def forgetting(
         both = pd.concat([of_start, of_this])
         changes = compare(both[both.role == 'control'], start, which, metric=metric) # and a row for their mean
         changes = changes.rename(columns=dict(value_a='start', value_b='value', difference='change'))
-        # how many sets fell by more than chance, and of how many: of 1 in the row of a set, of all in that of the mean
+        # `fell`: number of sets that lost more than by chance; `n_sets`: of how many, 1 in the row of a set
         is_set, fell = changes.dataset != CONTROL_MEAN, changes.high < 0
         changes['fell'] = np.where(is_set, fell, fell[is_set].sum())
         changes['n_sets'] = np.where(is_set, 1, is_set.sum())

@@ -27,7 +27,7 @@ def _score(wins, losses, n, delta): # float, or an array like the counts
 def _low_end(wins, losses, n, tail):
     "Lower end of the exact score interval: the difference at which so high a score has the probability `tail`"
     if losses == n: return -1.
-    # what n images may show (wins, losses, neither), and the logarithm of the number of ways in which they may
+    # all results of n images (wins, losses, neither), and for each the logarithm of the number of ways to get it
     w, l = np.divmod(np.arange((n+1)**2), n+1)
     w, l = w[w+l <= n], l[w+l <= n]
     counts = np.stack([w, l, n - w - l], 1)
@@ -57,7 +57,7 @@ def exact_difference(
     return _low_end(wins, losses, n, tail), -_low_end(losses, wins, n, tail)
 
 # %% ../../nbs/api/analysis/05_label_intervals.ipynb #b10a0002
-SPENT = .01 # of the 5 %, on looks before all labels are there
+SPENT = .01 # the part of the 5 % that is spent on looks before all labels are there
 
 @cache
 def anytime_difference(
@@ -101,7 +101,7 @@ def asked_difference(
 # %% ../../nbs/api/analysis/05_label_intervals.ipynb #ca3a0785
 def simultaneous_differences(
     right:np.ndarray, # (labels, k) bool: which of k classifiers is right
-    disagree:int, # number of images on which the classifiers disagree; those with labels are a random sample of them
+    disagree:int, # number of images on which the classifiers disagree; the labeled ones are a random sample
     n:int,        # of so many
     level:float=.95
 ) -> tuple: # three (k, k) arrays: accuracy of the column less that of the row, low, high
@@ -116,7 +116,7 @@ def simultaneous_differences(
     square = ((y - middle)**2).sum(0) + 2*(share**2 + middle**2)
     of_share = middle**2*(1/disagree - 1/n) # known from n images alone
     error = np.sqrt(square/(m+1)/(m+2) + of_share)
-    # how far the farthest of all is off, in these errors: labels get normal weights (multiplier bootstrap)
+    # the largest deviation of all pairs, in standard errors: labels get normal weights (multiplier bootstrap)
     normal = np.random.default_rng(0).standard_normal((2000, m))
     drawn = normal @ (y - mean)/m
     largest = np.quantile(np.abs(drawn/error).max(1), level)

@@ -46,14 +46,14 @@ def _value_per_image(predictions, which, metric):
 # `groups` of `compare` -> column that is drawn, its name
 OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')}
 
-def _drawn(rows, groups): # (n,) ids of what the interval of a set is over, what that is, and why there is no interval
-    if groups is None: # the groups, where there are enough
+def _drawn(rows, groups): # (n,) ids of the interval's units, what these are in a word, why there is no interval
+    if groups is None: # groups, if there are enough
         own = groups_of(rows)
         return own or rows.unit.tolist(), 'families' if own else 'images', ''
     column, over = OVER[groups]
     k = rows[column].nunique()
     few = f'{rows.index[0][0]} has {k or "no"} {over}, fewer than {MIN_GROUPS}' if groups and k < MIN_GROUPS else ''
-    return rows[column].where(rows[column].notna(), rows.unit).tolist(), over, few # one without a group is by itself
+    return rows[column].where(rows[column].notna(), rows.unit).tolist(), over, few # without a group: its own unit
 
 def _difference_row(name, sets, groups, metric, with_p=False): # dict, a row of `compare`
     "b − a of one set or the mean of several, with its interval"
@@ -108,7 +108,7 @@ def compare(
     rows = []
     for d, (of_a, of_b) in sets.items():
         rows.append(_difference_row(d, {d: (of_a, of_b)}, groups, metric, right_or_wrong))
-    # means: over all shifts, over those with families enough if others haven't, over control sets
+    # means over all shifts, over the shifts with enough families if some have too few, and over control sets
     role_of = by_set.role.first()
     shifts = [d for d in sets if role_of[d] == 'shift']
     enough = [d for d in shifts if not _drawn(sets[d][0], groups)[2]]

@@ -81,7 +81,7 @@ def read_predictions(
                     numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
             members.append(({k: (unknown | who)[k] for k in WHO}, codes, numbers))
         return KeptPredictions(images, members)
-    except Exception as e: # of gzip, of pandas, of what isn't there
+    except Exception as e: # errors of gzip, of pandas, or of missing columns
         why = (str(e) or type(e).__name__).rstrip('.')
         raise BadFile(
             f'{path} holds no predictions: {why}. It is written by `wiseft evaluate` and `wiseft sweep` beside their '

@@ -40,7 +40,7 @@ def compare_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
 ) -> pd.DataFrame: # as `compare`
-    "Compare the averaged classifiers of runs with that of the first run"
+    "Compare the averaged classifier of each run with the first run's"
     def averaged(name): return predictions[name].frame(method='weight-space', alpha=alpha).assign(tuning=name)
     first, *others = [dict(tuning=name) for name in predictions]
     together = pd.concat(map(averaged, predictions), ignore_index=True)
@@ -50,7 +50,7 @@ def compare_runs(
 def compare_ends_of_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
-) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`; without runs of which no end was evaluated
+) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`; without runs that evaluated neither end
     "Compare the averaged classifier of each run with the zero-shot and the fine-tuned one"
     compared = {name: compare_ends(p, alpha) for name, p in predictions.items()}
     parts = [c.assign(tuning=name) for name, c in compared.items() if c is not None]

@@ -17,14 +17,14 @@ from .files import is_out_of_memory
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
 def best_device(
     device:str|torch.device|None=None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: `$WISEFT_DEVICE`, else the best there is
-) -> torch.device: # of several processes on one machine each has a GPU of its own
+) -> torch.device: # each of several processes on a machine gets its own GPU
     "The device that is given; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     choice = device or os.environ.get('WISEFT_DEVICE')
     if choice:
         there = ['cpu'] # names of devices, for the check and the message
         if n := torch.cuda.device_count(): there += ['cuda', *(f'cuda:{i}' for i in range(n))]
         if torch.backends.mps.is_available(): there.append('mps')
-        known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
+        known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # only PyTorch knows other kinds
         if known and str(choice) not in there: raise ValueError(
             f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
         result = torch.device(choice)
@@ -61,7 +61,7 @@ def has_bf16(device:torch.device) -> bool:
 def fitting_precision(
     precision:str, # one of `PRECISIONS`
     device:torch.device,
-) -> str: # the same, or where there is no bf16 'fp16' on a GPU and 'fp32' on a CPU
+) -> str: # the same; without bf16 support, 'fp16' on a GPU and 'fp32' on a CPU
     "The precision, or the nearest one that the device supports; ValueError for an unknown name"
     if precision not in PRECISIONS: raise ValueError(
         f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
@@ -70,7 +70,7 @@ def fitting_precision(
     if precision != 'bf16' or has_bf16(device): return precision
     return 'fp32' if device.type == 'cpu' else 'fp16'
 
-def usual_precision(device:torch.device) -> str|None: # None: that of the classifiers
+def usual_precision(device:torch.device) -> str|None: # None: the precision of the classifiers
     "Default precision of evaluation: bf16 on an accelerator that has it, where it is several times as fast"
     return 'bf16' if device.type != 'cpu' and has_bf16(device) else None
 

@@ -35,7 +35,7 @@ _store = None # where a process leaves word for the others
 _cpus = None  # the group that words go through; None: the only one
 
 def start(
-    device:str|torch.device|None=None # that this process computes on, as for `best_device`
+    device:str|torch.device|None=None # where this process computes, as for `best_device`
 ):
     "Connect to the other processes, if there are any: CPUs by gloo, GPUs by NCCL"
     global _store, _cpus
@@ -91,7 +91,7 @@ class _Gather(torch.autograd.Function):
         return back, None
 
 def gathered(
-    rows:torch.Tensor, # (n, …), of this process; what comes after the n that it has is left out
+    rows:torch.Tensor, # (n, …), of this process; rows beyond its count are left out
     counts:list, # of rows, of each process
 ) -> torch.Tensor: # (sum of counts, …)
     "Gather the rows of all processes, with gradients"

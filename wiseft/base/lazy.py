@@ -18,7 +18,7 @@ from typing import get_type_hints
 
 # %% ../../nbs/api/base/03_lazy.ipynb #a480a713
 class Later:
-    "A module that is imported when something of it is first asked for"
+    "A module that is imported when one of its attributes is first used"
     def __init__(self, name:str): self._name = name # 'open_clip'
     def __getattr__(self, attribute):
         is_private = attribute.startswith('_') and attribute != '__version__' # Jupyter and pytest ask for such names
@@ -40,7 +40,7 @@ class LaterFunction:
     @property
     def __class__(self): return FunctionType # for `help`
     @property
-    def __signature__(self): # types alone, without what typer is told beside them
+    def __signature__(self): # types alone, without typer's options beside them
         found, types = signature(self.__wrapped__), get_type_hints(self.__wrapped__)
         return found.replace(parameters=[p.replace(annotation=types.get(name, p.annotation))
                                          for name, p in found.parameters.items()])
@@ -48,7 +48,7 @@ class LaterFunction:
         if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
         raise AttributeError(f'{type(self).__name__} has no attribute {attribute!r}')
 
-LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # `help` asks for it past all that we could do
+LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # else it is the docstring of this class
 
 # %% ../../nbs/api/base/03_lazy.ipynb #9edc8a34
 open_clip, timm, torchvision = map(Later, ('open_clip', 'timm', 'torchvision'))
@@ -65,7 +65,7 @@ def open_clip_tables(part:str) -> ModuleType: # 'pretrained', 'zero_shot_metadat
     # open_clip's folder as a package whose `__init__` imports nothing
     spec = spec_from_file_location('_open_clip_tables', folder/'version.py', submodule_search_locations=[str(folder)])
     sys.modules[spec.name] = module_from_spec(spec)
-    # these load weights; without them a table is read as well, and at once
+    # modules that load weights are slow to import, and tables don't need them
     hidden = {'safetensors.torch', 'huggingface_hub'} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(hidden))
     try: return import_module(f'{spec.name}.{part}')

@@ -53,14 +53,14 @@ def duration(seconds:float) -> str:
 
 # %% ../../nbs/api/base/06_progress.ipynb #7bf20b03
 PAUSE = 5. # seconds between two lines at least
-LONG = 30. # seconds; what takes longer says so after the first item
+LONG = 30. # seconds; longer work prints an estimate after the first item
 
 def with_progress(
     iterable, # with a length, such as a loader of batches
     label, # what is being done; or a function that returns it, asked anew each time
     images:int=None, # images in all items together, for images per second
     progress:bool=True, # False: say nothing
-    later:int=0, # images of the sets that follow, whose time is told too
+    later:int=0, # images of the sets that follow, to estimate their time, too
 ): # yields the items
     "Iterate, and report progress: by a bar where one is visible, else by a line after each tenth of the items"
     if not reports_progress(progress):

@@ -15,8 +15,8 @@ from ..stats.table import REFERENCE
 
 # %% ../../nbs/api/bench/00_chance.ipynb #8ce1d113
 def seed_variance(
-    without:np.ndarray, # (n_seeds, …) a number, made without each of the seeds in turn
-):           # (…) variance of the number made with all
+    without:np.ndarray, # (n_seeds, …) the number, computed without each of the seeds in turn
+):           # (…) variance of the number computed with all seeds
     "Jackknife variance over seeds; NaN with one seed"
     n = len(without)
     if n < 2: return np.full(np.shape(without)[1:], np.nan)
@@ -57,7 +57,7 @@ def smallest_detectable(
     return error*(significant + stats.t.ppf(.8, df))
 
 # %% ../../nbs/api/bench/00_chance.ipynb #cafe0002
-SEEDS_NEEDED = {3100: 5, 5500: 8} # from so many images on: more than the icons, and twice those of the simulation
+SEEDS_NEEDED = {3100: 5, 5500: 8} # images -> seeds that so many need; the icons have fewer, the simulation half of 5500
 
 def independent_images(
     sizes:dict # set name -> number of images, of the reference and the shifts
@@ -76,7 +76,7 @@ def seeds_needed(
 # %% ../../nbs/api/bench/00_chance.ipynb #68e68be7
 def holm_among(
     p:np.ndarray, # (n,) NaN where there is no test
-    n_tests:int, # in the family, of which some may lack in p
+    n_tests:int, # in the family; `p` may have fewer
 ) -> np.ndarray: # (n,) adjusted, NaN kept
     "Holm's adjusted p-values in a family whose size was fixed beforehand"
     p = np.asarray(p, float)

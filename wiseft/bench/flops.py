@@ -29,13 +29,13 @@ def _add(counted, what, inputs, output):
 
 class Costs(Callback):
     "Count what a fine-tuning computes, and the copies of the weights that it holds"
-    order = -4 # after `Loss`, which has made the initial model by then if it asks for it
+    order = -4 # after `Loss`, which has made the initial model by then if it needs one
     def __init__(self): self.counted = dict.fromkeys(COUNTED, 0)
     def before_fit(self):
         self.hooks = []
         classifiers = [self.learn.student, *self.others()]
         for tower in {c.visual for c in classifiers}: self._count(tower, 'images')
-        tables = {token_table(c.clip.model) for c in classifiers if c.clip.tokenizer} # mostly one for all; or none
+        tables = {token_table(c.clip.model) for c in classifiers if c.clip.tokenizer} # one that all share, or none
         for table in tables: self._count(table, 'texts')
     def others(self): # classifiers beside the one that trains
         teachers = [cb.average for cb in self.learn.cbs if isinstance(cb, Teacher)]
@@ -75,10 +75,10 @@ def operations(classifier:ImageClassifier) -> tuple: # (of an image, of a text),
     without_pooling_shortcut(classifier.clip.model.visual)
     clip, device = classifier.clip, classifier.device
     x = torch.zeros(1, 3, *clip.image_size, device=device)
-    def counted(f, given): # attention product by product: of its short cuts PyTorch counts nothing
+    def counted(f, given): # attention as single products, because PyTorch doesn't count its fused kernels
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: f(given)
         return counter.get_total_flops()
-    # PyTorch's fused encoder layers are such short cuts, too
+    # nor its fused encoder layers
     usual = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

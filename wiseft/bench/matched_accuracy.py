@@ -72,7 +72,7 @@ def resampled(
     # set name -> the number of each image's unit; of each unit, its group: sets that share units are drawn together
     numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
-        times = _times_drawn(groups, size, rng) # (size, n_units); again where a set would have no image
+        times = _times_drawn(groups, size, rng) # (size, n_units); drawn again if a set would have no image
         while (lacks := _lacks_a_set(times, numbers)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
         for s, a in _weighted_accuracies(correct, numbers, times).items(): out[s].append(a)
     return {s: np.concatenate(a) for s, a in out.items()}

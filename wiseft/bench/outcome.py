@@ -33,9 +33,9 @@ class Curve:
 class Entry:
     "A row of a bench: the chosen setting, and its curves"
     row:Contender
-    trial:Trial|None=None # that was chosen; of plain fine-tuning where the row trains nothing
+    trial:Trial|None=None # the chosen one; plain fine-tuning's if the row trains nothing
     curves:list=field(default_factory=list) # of `Curve`, one a seed
-    without:list=field(default_factory=list) # of `Curve`, where there is one of all seeds: made without each of them
+    without:list=field(default_factory=list) # of `Curve`, if one classifier is made of all seeds: without each seed
     @property
     def several(self): return self.row.method is not None and takes_several(self.row.method)
     def at(self, alphas:tuple) -> int: # position among them
@@ -68,10 +68,10 @@ class Bench:
     def baselines(self): # names of one row, or of two
         return [n for n, e in self.entries.items() if e.row.is_baseline]
     @property
-    def sets(self): # names of those that are in means
+    def sets(self): # names of the sets that means are over
         return list(mean_sets(self.plan.suite))
     def shares(self, entry:Entry, but:int|None=None) -> dict:
-        "What `Entry.shares` gives, of the sets that are in means"
+        "`Entry.shares` for the sets that means are over"
         shares = entry.shares(but)
         return shares and {d: shares[d] for d in self.sets}
     def alpha(self, name:str, i:int) -> float:
@@ -121,6 +121,118 @@ def _setting_and_cost(self:Bench, name, i): # dict; i: position on the row's cur
     return dict(kind=entry.row.kind, lr=entry.trial.lr, strength=entry.trial.strength, alpha=self.alpha(name, i),
                 given_away=given_away, **cost, same_as_plain=self.same_as_plain(name, i))
 
+# %% ../../nbs/api/bench/06_outcome.ipynb #6d9f9e87
+@patch
+def _gains_in_families(self:Bench, at, units): # table, a row per method
+    "Gains over plain fine-tuning, by families of tests; its own gain is not tested: it has no interval and no p"
+    plain = self.entries['plain']
+    curve, i = self.shares(plain), at['plain'] # set -> (k, n_images); position of the chosen point
+    # its own gain: the chosen point is appended to the k points of the curve, and judged like another method
+    curve_and_point = {d: np.vstack([s, s[i]]) for d, s in curve.items()}
+    gain = judged_by_halves(curve_and_point, len(curve[REFERENCE]), units)[0]
+    shifted = self._accuracies_at_point(plain, curve, i)['shifted']
+    tables = [pd.DataFrame([dict(method='plain', gain=gain, baseline=shifted-gain, beyond=0.)])]
+    families = self.families or [dict(day='', rows=self.plan.hypotheses())]
+    for family in families:
+        judged = {n: at[n] for n in family['rows'] if n in at} # planned rows that failed count as tests, too
+        if not judged: continue
+        table = self._against_baselines(judged, len(family['rows']), units)
+        table = table.drop(columns=['reference', 'shifted', 'gain_p']) # known already; not reported
+        tables.append(table.assign(added='' if family is families[0] else family['day']))
+    return pd.concat(tables, ignore_index=True)
+
+@patch
+def _against_baselines(self:Bench, at, n_rows, units): # table, a row per method
+    "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
+    tables = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
+    table = tables[0]
+    if len(tables) == 2: # a row is established if it is on the same side of both
+        best = tables[1] # of the same rows, against plain fine-tuning at its best validation rate
+        # p tests `ahead`, chosen point against chosen point; the larger of a row's two adjusted p-values counts
+        p = holm_among([*table.p, *best.p], 2*n_rows).reshape(2, -1).max(0)
+        disagree = np.sign(table.ahead) != np.sign(best.ahead)
+        table['p_holm'] = np.where(disagree & ~np.isnan(p), 1., p)
+        table['smallest'] = np.maximum(table.smallest, best.smallest)
+        for c in ('gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high', 'p'): table[f'{c}_best'] = best[c]
+    if len(self.entries['plain'].curves) < self.fewest_seeds(): table[['p', 'p_holm', 'smallest']] = np.nan
+    return table
+
+@patch
+def fewest_seeds(self:Bench) -> int:
+    "Smallest number of seeds for claims, with so many test images"
+    return seeds_needed({d: len(s) for d, s in mean_sets(self.plan.suite).items()})
+
+# %% ../../nbs/api/bench/06_outcome.ipynb #84c29db5
+@patch
+def _accuracies_at_point(self:Bench, entry, shares, i): # dict: reference, shifted, kl, control if there are such sets
+    "At a point of a curve: accuracies, and divergence from the initial model"
+    accuracy = {d: s[i].mean() for d, s in shares.items()}
+    shifted = np.mean([a for d, a in accuracy.items() if d != REFERENCE])
+    kl = np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves])
+    out = dict(reference=accuracy[REFERENCE], shifted=shifted, kl=kl)
+    control = [np.mean([c.test[d][i].mean() for c in entry.curves]) for d in self.plan.control]
+    if control: out['control'] = np.mean(control)
+    return out
+
+@patch
+def against_plain(self:Bench,
+    at:dict,     # name of a row -> position on its curve
+    family:int|None=None, # number of tests that Holm's adjustment counts; default the rows
+    units:dict|None=None, # set name -> (n_images,) units to draw, for the sets to use; default images of all
+    baseline:str='plain', # which row of plain fine-tuning
+) -> pd.DataFrame: # as `matched_gains`
+    "Gains of rows at points of their curves over averages of plain fine-tuning, over images and seeds"
+    plain = self.entries[baseline]
+    units = units or resampling_units(self.plan.suite, False)
+    def points_and_curve(but=None): # (row -> set -> (n_images,) share of right seeds; set -> (k, n_images))
+        "Each row at its point, and the curve of plain fine-tuning: with all seeds, or without the one at `but`"
+        points = {}
+        for n, i in at.items():
+            shares = self.entries[n].shares(but)
+            if shares: points[n] = {d: shares[d][i] for d in units} # None: the merge was not made without this seed
+        curve = plain.shares(but)
+        return points, {d: curve[d] for d in units}
+    n_seeds = len(plain.curves)
+    without = [points_and_curve(but) for but in range(n_seeds)] if n_seeds > 1 else [] # for a jackknife over seeds
+    points, curve = points_and_curve()
+    return matched_gains(points, curve, plain.at(self.plan.alphas), units=units, without=without, family=family)
+
+# %% ../../nbs/api/bench/06_outcome.ipynb #c6ba8bda
+@patch
+def same_as_plain(self:Bench, name:str, i:int) -> float:
+    "The α of a plain average that gets the same images right as a point of a row; NaN if there is none"
+    if name in self.baselines: return np.nan
+    shares, plain = self.shares(self.entries[name]), self.shares(self.entries['plain'])
+    same = [k for k in range(len(self.plan.alphas))
+            if all(np.array_equal(shares[d][i], plain[d][k]) for d in self.sets)]
+    if not same: return np.nan
+    return self.plan.alphas[min(same, key=lambda k: abs(k-i))] # the nearest of several
+
+# %% ../../nbs/api/bench/06_outcome.ipynb #963fd21c
+def resampling_units(
+    suite:Suite,
+    groups:bool, # groups instead of images?
+) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
+    "Units of resampling; ValueError if sets have too few"
+    sets = mean_sets(suite)
+    # `units` has the original of each image, which its copies share; `groups` has '' or None for unknown groups
+    if single := [d for d, s in sets.items() if len(set(s.units)) < 2]: raise ValueError(
+        f'{single[0]} has a single image, or copies of one, and a bench judges by halves of each set. Leave it out.')
+    if not groups: return {d: list(s.units) for d, s in sets.items()}
+    in_groups = {d: groups_for_interval(s.groups, s.units) for d, s in sets.items()}
+    n_groups = {d: len({*(sets[d].groups or [])} - {'', None}) for d, ids in in_groups.items() if ids is None}
+    few = [f'{d} has {n or "no"} groups' for d, n in n_groups.items()]
+    if few: raise ValueError(
+        f'Intervals over groups say nothing of sets with fewer than {MIN_GROUPS}: {", ".join(few)}. Leave out '
+        f"{option('groups', True)}.")
+    return in_groups
+
+def has_groups(
+    suite:Suite,
+) -> bool:
+    "Whether each set of a suite has enough groups for intervals over them"
+    return all(groups_for_interval(s.groups, s.units) for s in mean_sets(suite).values())
+
 # %% ../../nbs/api/bench/06_outcome.ipynb #818ce8c8
 @patch
 def cost(self:Bench, name:str) -> dict:
@@ -143,117 +255,11 @@ def _counts(self:Bench, name): # dict: runs, `COUNTED`, copies, seconds
     for k in COUNTED: counts[k] += np.mean([c.cost.get('making', {}).get(k, 0) for c in e.curves])
     return dict(runs=runs, **counts)
 
-# %% ../../nbs/api/bench/06_outcome.ipynb #84c29db5
+# %% ../../nbs/api/bench/06_outcome.ipynb #438f1bc5
 @patch
-def _accuracies_at_point(self:Bench, entry, shares, i): # dict: reference, shifted, kl, control if there are such sets
-    "At a point of a curve: accuracies, and divergence from the initial model"
-    accuracy = {d: s[i].mean() for d, s in shares.items()}
-    shifted = np.mean([a for d, a in accuracy.items() if d != REFERENCE])
-    kl = np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves])
-    out = dict(reference=accuracy[REFERENCE], shifted=shifted, kl=kl)
-    control = [np.mean([c.test[d][i].mean() for c in entry.curves]) for d in self.plan.control]
-    if control: out['control'] = np.mean(control)
-    return out
-
-@patch
-def against_plain(self:Bench,
-    at:dict,     # name of a row -> position on its curve
-    family:int|None=None, # number of tests that Holm's adjustment counts; default the rows
-    units:dict|None=None, # set name -> (n_images,) ids of what is drawn, of the sets to use; default images of all
-    baseline:str='plain', # which row of plain fine-tuning
-) -> pd.DataFrame: # as `matched_gains`
-    "Gains of rows at points of their curves over averages of plain fine-tuning, over images and seeds"
-    plain = self.entries[baseline]
-    units = units or resampling_units(self.plan.suite, False)
-    def points_and_curve(but=None): # (row -> set -> (n_images,) share of right seeds; set -> (k, n_images))
-        "Each row at its point, and the curve of plain fine-tuning: with all seeds, or without the one at `but`"
-        points = {}
-        for n, i in at.items():
-            shares = self.entries[n].shares(but)
-            if shares: points[n] = {d: shares[d][i] for d in units} # None: a merge not made without this seed
-        curve = plain.shares(but)
-        return points, {d: curve[d] for d in units}
-    n_seeds = len(plain.curves)
-    without = [points_and_curve(but) for but in range(n_seeds)] if n_seeds > 1 else [] # for a jackknife over seeds
-    points, curve = points_and_curve()
-    return matched_gains(points, curve, plain.at(self.plan.alphas), units=units, without=without, family=family)
-
-# %% ../../nbs/api/bench/06_outcome.ipynb #6d9f9e87
-@patch
-def _gains_in_families(self:Bench, at, units): # table, a row per method
-    "Gains over plain fine-tuning, by families of tests; its own gain is no hypothesis, and has neither interval nor p"
-    plain = self.entries['plain']
-    curve, i = self.shares(plain), at['plain'] # set -> (k, n_images); position of the chosen point
-    # its own gain: the chosen point, once more behind the k of the curve, is judged like another method
-    curve_and_point = {d: np.vstack([s, s[i]]) for d, s in curve.items()}
-    gain = judged_by_halves(curve_and_point, len(curve[REFERENCE]), units)[0]
-    shifted = self._accuracies_at_point(plain, curve, i)['shifted']
-    tables = [pd.DataFrame([dict(method='plain', gain=gain, baseline=shifted-gain, beyond=0.)])]
-    families = self.families or [dict(day='', rows=self.plan.hypotheses())]
-    for family in families:
-        judged = {n: at[n] for n in family['rows'] if n in at} # planned rows that failed count as tests, too
-        if not judged: continue
-        table = self._against_baselines(judged, len(family['rows']), units)
-        table = table.drop(columns=['reference', 'shifted', 'gain_p']) # known already; not reported
-        tables.append(table.assign(added='' if family is families[0] else family['day']))
-    return pd.concat(tables, ignore_index=True)
-
-@patch
-def _against_baselines(self:Bench, at, n_rows, units): # table, a row per method
-    "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
-    tables = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
-    table = tables[0]
-    if len(tables) == 2: # a row is established if it is on the same side of both
-        best = tables[1] # of the same rows, against plain fine-tuning at its best validation rate
-        # p is of `ahead`, chosen point against chosen point; the larger of a row's two adjusted ones counts
-        p = holm_among([*table.p, *best.p], 2*n_rows).reshape(2, -1).max(0)
-        disagree = np.sign(table.ahead) != np.sign(best.ahead)
-        table['p_holm'] = np.where(disagree & ~np.isnan(p), 1., p)
-        table['smallest'] = np.maximum(table.smallest, best.smallest)
-        for c in ('gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high', 'p'): table[f'{c}_best'] = best[c]
-    if len(self.entries['plain'].curves) < self.fewest_seeds(): table[['p', 'p_holm', 'smallest']] = np.nan
-    return table
-
-@patch
-def fewest_seeds(self:Bench) -> int:
-    "Smallest number of seeds for claims, with so many test images"
-    return seeds_needed({d: len(s) for d, s in mean_sets(self.plan.suite).items()})
-
-# %% ../../nbs/api/bench/06_outcome.ipynb #963fd21c
-def resampling_units(
-    suite:Suite,
-    groups:bool, # groups instead of images?
-) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
-    "Units of resampling; ValueError if sets have too few"
-    sets = mean_sets(suite)
-    # `units` of a set name the original of each image, which its copies share; `groups` are '' or None where unknown
-    if single := [d for d, s in sets.items() if len(set(s.units)) < 2]: raise ValueError(
-        f'{single[0]} has a single image, or copies of one, and a bench judges by halves of each set. Leave it out.')
-    if not groups: return {d: list(s.units) for d, s in sets.items()}
-    in_groups = {d: groups_for_interval(s.groups, s.units) for d, s in sets.items()}
-    n_groups = {d: len({*(sets[d].groups or [])} - {'', None}) for d, ids in in_groups.items() if ids is None}
-    few = [f'{d} has {n or "no"} groups' for d, n in n_groups.items()]
-    if few: raise ValueError(
-        f'Intervals over groups say nothing of sets with fewer than {MIN_GROUPS}: {", ".join(few)}. Leave out '
-        f"{option('groups', True)}.")
-    return in_groups
-
-def has_groups(
-    suite:Suite,
-) -> bool:
-    "Whether each set of a suite has enough groups for intervals over them"
-    return all(groups_for_interval(s.groups, s.units) for s in mean_sets(suite).values())
-
-# %% ../../nbs/api/bench/06_outcome.ipynb #c6ba8bda
-@patch
-def same_as_plain(self:Bench, name:str, i:int) -> float:
-    "The α of a plain average that gets the same images right as a point of a row; NaN if there is none"
-    if name in self.baselines: return np.nan
-    shares, plain = self.shares(self.entries[name]), self.shares(self.entries['plain'])
-    same = [k for k in range(len(self.plan.alphas))
-            if all(np.array_equal(shares[d][i], plain[d][k]) for d in self.sets)]
-    if not same: return np.nan
-    return self.plan.alphas[min(same, key=lambda k: abs(k-i))] # the nearest of several
+def costs(self:Bench) -> pd.DataFrame:
+    "Cost of one classifier of each row; seconds on this machine"
+    return pd.DataFrame([dict(method=n, **self.cost(n)) for n in self.entries])
 
 # %% ../../nbs/api/bench/06_outcome.ipynb #47b33660
 @patch
@@ -265,11 +271,6 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted, kl;
         for i in range(len(shares[REFERENCE])):
             rows.append(dict(method=n, alpha=self.alpha(n, i)) | self._accuracies_at_point(e, shares, i))
     return pd.DataFrame(rows)
-
-@patch
-def costs(self:Bench) -> pd.DataFrame:
-    "Cost of one classifier of each row; seconds on this machine"
-    return pd.DataFrame([dict(method=n, **self.cost(n)) for n in self.entries])
 
 # %% ../../nbs/api/bench/06_outcome.ipynb #c122fd4b
 @patch
@@ -300,18 +301,18 @@ def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, rol
 def choice_rows(
     tuning:str, # name of a method, or 'plain'
     what:str, # 'learning rate' or 'strength'
-    values:list, # of what is chosen, the most cautious first
-    right:list, # of each: (k, n), which validation images each point of its curve gets right
-    past_edge:float|None=None, # one of the values, which is taken only if it is the best of all
+    values:list, # candidates, the most cautious first
+    right:list, # for each value, (k, n) bool: validation images that each point of its curve gets right
+    past_edge:float|None=None, # one of the values; it is taken only if it is the best of all
 ) -> list:    # of dicts, one a value
     "Candidates of a choice with the best validation accuracy along each curve"
     best = [r.mean(1).max() for r in right]
     n_images = right[0].shape[1]
     as_good = nearly_best(best, n_images) # bool: within one standard error of the best
-    # what the rule chooses from: a value past the edge that is not the best of all counts 0, and is out
+    # what the rule chooses from: a value past the edge counts as 0, unless it is the best of all
     best_in_grid = max(b for v, b in zip(values, best) if v != past_edge)
     eligible = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
-    choice = nearly_best(eligible, n_images).argmax() # position of the first, so of the most cautious
+    choice = nearly_best(eligible, n_images).argmax() # the first, which is the most cautious
     rows = []
     for i, value in enumerate(values):
         at_edge = len(values) > 1 and value in (min(values), max(values))
@@ -402,7 +403,7 @@ def _caveats(self:Bench, name): # sentences
     sentences = [f'Its {r.choice}, {r.value:.3g}, lies at the edge of what was tried.' for r in at_edge]
     for what, r in rows.groupby('choice', sort=False):
         if len(r) < 2 or not r.as_good.all(): continue
-        # n of which the standard error √(best (1-best)/n) is as large as the difference between best and worst
+        # the n for which the standard error √(best (1-best)/n) is the difference between best and worst
         best = r.validation.max()
         apart = r.validation.max()-r.validation.min()
         enough = f'; some {best*(1-best)/apart**2:,.0f} could' if apart else ''
@@ -416,7 +417,7 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     if len(self.entries) < 2: return []
     gains, n = self.gains(), len(self.entries['plain'].curves)
     rows = gains[(gains.why == '') & ~gains.method.isin([*self.baselines, NULL])]
-    if rows.p.isna().all(): # p is NaN for a row that is known with all seeds only, and for all where seeds are too few
+    if rows.p.isna().all(): # NaN without results for each seed left out, or with too few seeds
         why = 'there is one seed' if n == 1 else 'no row is known with each of the seeds left out'
         advice = 'Take three seeds to find large differences, five to find some of two points.'
         needed = self.fewest_seeds()
@@ -434,7 +435,7 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     if better: first = f'Better than averaging a plain fine-tuning, by more than chance: {", ".join(better)}.'
     second = 'Nothing is worse by more than chance.'
     if worse: second = f'Worse, by more than chance: {", ".join(worse)}.'
-    # what could not have been seen: `smallest` is the lead that is found with 80 % power
+    # which differences would have been missed: `smallest` is the lead that is found with 80 % power
     smallest = 100*rows[rows.p.notna() & rows.same_as_plain.isna()].smallest
     if smallest.empty: return [first, second, 'Every row gets the images right that plain fine-tuning gets right.']
     low, high = f'{smallest.min():.1f}', f'{smallest.max():.1f}'

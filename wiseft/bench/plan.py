@@ -55,7 +55,7 @@ BEST_RATE = 'best validation rate' # what the second row of plain fine-tuning is
 class Contender:
     "A row of a bench: a method with its settings"
     method:Method|None=None # None: plain fine-tuning
-    control:str=''     # '': lr and strength are chosen for it; else what a further row is called
+    control:str=''     # '': lr and strength are chosen for it; else the name of a further row
     @property
     def name(self):
         "Name of a row in tables"
@@ -79,7 +79,7 @@ class Contender:
         chosen = work.choose(self.method if self.trains else None)
         if self.control != BEST_RATE: return chosen
         accuracies = work.trials['plain']
-        return max([chosen, *accuracies], key=accuracies.get) # of equals the chosen one
+        return max([chosen, *accuracies], key=accuracies.get) # the chosen one, if others are equally accurate
 
 # %% ../../nbs/api/bench/04_plan.ipynb #beb63544
 def rates_around(rate:float) -> tuple:
@@ -113,16 +113,16 @@ class Plan:
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
     given:dict=field(default_factory=dict)  # name of a method of any kind -> hyperparameters besides its strength
-    rehearsed:dict=field(default_factory=dict, repr=False) # name of a method -> what stands in its way, '' if nothing
+    rehearsed:dict=field(default_factory=dict, repr=False) # name of a method -> why it can't run, '' if it can
     unreadable:pd.DataFrame|None=None # images that are left out: dataset, split, file, reason
-    initialized:dict=field(default_factory=dict, repr=False) # name of a zeroshot -> what it made
+    initialized:dict=field(default_factory=dict, repr=False) # name of an initialization -> the classifier that it made
     controls:list[Contender]=field(default_factory=list) # further rows
     control:dict=field(default_factory=dict) # name -> control `ImageSet`
     grids:str|None=PAST_EDGE_IF_BEST # or `PAST_EDGE`, or None: a grid is not extended
     def __post_init__(self):
         lrs = rates_around(usual_lr(self.zeroshot)) if self.lrs is None else self.lrs
         self.lrs = tuple(dict.fromkeys(map(float, lrs)))
-        self.seeds = tuple(dict.fromkeys(map(int, self.seeds))) # a seed twice would be taken for two
+        self.seeds = tuple(dict.fromkeys(map(int, self.seeds))) # a repeated seed would count as two
         self.alphas = tuple(sorted({0., 1., *map(float, self.alphas)})) # a curve has its ends
         if self.alphas[0] < 0 or self.alphas[-1] > 1: raise ValueError(
             f'A bench takes α from 0 to 1; got {self.alphas[0]:g} to {self.alphas[-1]:g}.')
@@ -236,7 +236,7 @@ def initial_model(self:Plan, trial:Trial) -> ImageClassifier:
 @patch
 def as_json(self:Plan) -> dict:
     "Everything that determines the results, and the version"
-    def short(v): # numbers and words; shapes of tensors, whose last bits differ from processor to processor
+    def short(v): # numbers and words; of tensors only the shapes, because their last bits differ between processors
         if torch.is_tensor(v): return list(v.shape)
         if isinstance(v, dict): return {k: short(x) for k, x in v.items()}
         if isinstance(v, (list, tuple)): return list(map(short, v))
@@ -287,7 +287,7 @@ def n_bytes(self:Plan) -> int:
 # %% ../../nbs/api/bench/04_plan.ipynb #7d7f71fc
 def add_to_families(
     families:list, # of dicts: day, rows, and the day on which they were looked_at, '' if nobody has
-    rows:list,     # names of those that are planned now
+    rows:list,     # names of the rows that are planned now
     today:date|None=None, # default the day that it is
 ) -> list:
     "The families of tests with new rows: in the last one, or in a new one if its results were seen"

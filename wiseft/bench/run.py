@@ -96,7 +96,7 @@ def plan_bench(
             check_better_than_chance(start, columns, images)
     # a method with a curve needs no rehearsal: '' says that nothing stands in its way
     rehearsed = {m.name: '' for m in methods if any(f.startswith((f'{m.name} ', f'{m.name}, lr ')) for f in judged)}
-    # a bench that has begun keeps its rule for grids and its shards, of which the oldest have none
+    # a bench that has begun keeps its rule for grids and its shards; the oldest benches have none
     grids, plan_file = PAST_EDGE_IF_BEST, folder/'plan.json'
     if plan_file.exists():
         recorded = read_json(plan_file)
@@ -148,7 +148,7 @@ def _for_each_row(work, step, left_out):
             try: step(work.entries[name])
             except Busy: busy.append(name)
             except Exception as e:
-                if work.entries[name].row.is_baseline: raise # which all others are measured against
+                if work.entries[name].row.is_baseline: raise # all others are measured against it
                 left_out[name] = f'It failed: {last_line(e)}'
                 del work.entries[name]
         if busy == todo: work.clock.wait() # all that is left is with other processes
@@ -222,7 +222,7 @@ class Work:
             for m in averages:
                 trials += [Trial(trial.lr, trial.seed, m.name, s) for s in strengths(m)]
                 trials += self.trials.get(m.name, {}) # a strength past the edge, too
-        else: # those that were chosen
+        else: # the chosen settings
             names = [m.name for m in averages]
             trials = [e.trial for e in self.entries.values() if e.trial and e.trial.tuning in names]
         return [replace(t, seed=trial.seed) for t in dict.fromkeys(trials) if t.lr == trial.lr]
@@ -302,7 +302,7 @@ def _best_value(self:Work, trial, setting, values, around): # setting: 'lr' or '
     further = one_further(values, best, around) if self.plan.grids else None
     if further is not None:
         try: judge(further)
-        except Exception as e: # the method does not go that far
+        except Exception as e: # the method can't take this value
             self.clock.say(f'{name} fails with {what} {further:g}: {last_line(e)}')
             del self.trials[name][replace(trial, **{setting: further})]
     order = sorted(right, reverse=values[0] > values[-1]) # as `values`, with the further one in its place
@@ -450,7 +450,7 @@ def _write_or_check_plan(plan, folder, groups):
         with suppress(FileExistsError), atomic_path(file) as tmp: # another process may have begun just now
             if has_groups(plan.suite) and groups is None or groups: now |= dict(groups=True) # what intervals draw
             _write_json(now | dict(begun=str(date.today())), tmp)
-    before = read_json(file) # of whoever began the bench, which may be this call
+    before = read_json(file) # the plan of the call that began the bench, perhaps this one
     for k in before | now:
         if k not in ('version', 'begun', 'families', 'groups') and before.get(k) != now.get(k): raise ValueError(
             f'{folder} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '

@@ -65,7 +65,7 @@ def last_line(e:Exception) -> str:
 
 def rehearse(
     zeroshot:ImageClassifier, # to start from
-    suite:Suite, # of which some images of the reference are used
+    suite:Suite, # a few images of its reference are used
     method:Method, # of one of these kinds
     given:dict|None=None, # its hyperparameters
     **recipe,   # of `finetune`
@@ -94,7 +94,7 @@ def is_done(folder:Path, trial:Trial, averages:tuple=()) -> bool:
 def run_trial(
     trial:Trial,
     zeroshot:ImageClassifier, # to start from; of a method of the kind `zeroshot`, what that made
-    suite:Suite, # of which the reference is used
+    suite:Suite, # its reference is used
     folder:str|Path, # where trials are kept
     averages:tuple=(), # trials of weight averages, with its learning rate and seed: computed beside a plain trial
     given:dict|None=None,# name of a method -> hyperparameters besides its strength

@@ -46,7 +46,7 @@ def _control_images(source): # `ImageSet`
     if isinstance(source, ImageSet): return replace(source, role='control', projection=None)
     if str(source) in (*EMBEDDED, *FAMILIES):
         suite = load_suite(str(source), training=False)
-        images = suite.test or next(iter(suite.shifts.values())) # of cifar10.1 there is nothing else
+        images = suite.test or next(iter(suite.shifts.values())) # cifar10.1 has nothing else
         return replace(images, name=suite.name, role='control', templates=suite.templates)
     address = hub_address(str(source)) # hf:clip-benchmark/wds_mnist for mnist; else the source itself
     given = downloaded_path(address)

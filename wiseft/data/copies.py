@@ -95,7 +95,7 @@ class LookUp:
         return score.argmax(1), score.max(1)
 
 # %% ../../nbs/api/data/17_copies.ipynb #48f599a6
-ALIKE, EQUAL = .95, .998 # similarity of images that look alike, and of those that differ in compression alone
+ALIKE, EQUAL = .95, .998 # similarity from which images look alike, and from which they differ in compression alone
 
 def is_suspicious(
     similarities:np.ndarray, # (n,), of each image and the training image most similar to it

@@ -23,7 +23,7 @@ def cache_limit() -> float: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing,
 
 def cache_entry(
     kind:str, # 'pixels', 'features', 'texts' or 'thumbnails'
-    key:list|None, # all that the arrays follow from; what JSON can't write is written as `str` has it
+    key:list|None, # everything that determines the arrays; values that JSON doesn't know are written by `str`
 ) -> Path|None: # folder; None without a key, or if nothing is to be kept
     "Where the arrays of a key are, or would be"
     if key is None or not cache_limit(): return None
@@ -65,7 +65,7 @@ class CacheEntry:
 # %% ../../nbs/api/data/05_disk_cache.ipynb #f36e1403
 def write_entry(
     folder:Path|None, # from `cache_entry`; None: nothing is kept
-    arrays, # iterable of arrays of one dtype and number of dimensions; None for what there isn't
+    arrays, # iterable of arrays of one dtype and number of dimensions; None for a missing one
     **about # notes, such as name, which `cache_table` shows; kept in the entry's about.json
 ) -> CacheEntry|None:   # None, and a warning, if it can't be written
     "Keep arrays, whole or not at all"
@@ -80,7 +80,7 @@ def write_entry(
                     if a is None: continue
                     written = np.ascontiguousarray(a)
                     written.tofile(f) # one after the other
-            without = (0,)*written.ndim # shape where there is no array; `written`: the last one, all are alike
+            without = (0,)*written.ndim # shape of a missing array; `written`: the last one
             np.save(tmp/'shapes.npy', [shape or without for shape in shapes])
             sha256 = content_hashes([tmp/'data', tmp/'shapes.npy'])
             about |= dict(n=len(shapes) - shapes.count(None), dtype=str(written.dtype), sha256=sha256)

@@ -52,7 +52,7 @@ def _memory():
     db.execute('CREATE TABLE IF NOT EXISTS hashes (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID')
     return db
 
-def _known_hashes(identities): # dict identity -> hash, of those that are known
+def _known_hashes(identities): # dict identity -> hash, without unknown ones
     "Look up hashes by identity"
     identities, rows = list(identities), {}
     if not os.path.exists(cache_root()/'hashes.sqlite'): return rows # or this user may not look there
@@ -93,10 +93,10 @@ def file_hash(
 _AT_ONCE = 20_000 # files: of a million, memory holds no more than their hashes
 
 def content_hashes(
-    paths, # files, or whatever else the two functions take
+    paths, # files, or other things that the two functions take
     identities=file_identities, # of several
     hashed=file_hash # of one
-) -> list: # of each what `hashed` gives
+) -> list: # the result of `hashed` for each
     "SHA-256 of each file: read once, and again after a change"
     hashes = []
     for start in range(0, len(paths), _AT_ONCE):

@@ -79,7 +79,7 @@ def hub_files(
     license, source, note = (info.card_data or {}).get('license') or 'not stated', 'its page on the hub', ''
     for known in HUB_SETS[HUB_SETS.repository == repository].itertuples():
         license, source = known.licence, known.source
-        # `commit`: first digits, or '' where none was looked at
+        # `commit`: its first digits; '' if none was looked at
         if not info.sha.startswith(known.commit): note = f'changed since {known.commit}, which was looked at'
     return HubFiles(repository, info.sha, files, license, source, Path(folder), note)
 
@@ -102,7 +102,7 @@ _names_on_hub = [*_published.suite.unique(), *HUB_SETS.set[HUB_SETS.set != 'refe
 CONTROL_ON_HUB = {r.set: f'hf:{r.repository}' for r in _control.itertuples()}
 
 def hub_address(name:str) -> str:
-    "`hf:owner/name` of a control set of `HUB_SETS`; any other name, and that of a file or folder, as it is"
+    "`hf:owner/name` of a control set of `HUB_SETS`; any other name, file, or folder is returned as it is"
     return name if Path(name).exists() else CONTROL_ON_HUB.get(name, name)
 
 def is_on_hub(
@@ -121,7 +121,7 @@ def is_whole(
     if stated.lfs: return content_hashes([path]) == [stated.lfs.sha256]
     return git_hash(path) == stated.blob_id
 
-_INCOMING = '.incoming' # in a set's folder: what is not whole yet
+_INCOMING = '.incoming' # folder for incomplete files, in a set's folder
 
 def fetch(
     dataset:HubFiles

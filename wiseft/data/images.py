@@ -73,7 +73,7 @@ class ImageSet(Dataset):
             f'{self.name}: the role is {self.role!r}; expected one of {", ".join(ROLES)}.')
     def __len__(self): return len(self.paths)
     @property
-    def transformed(self): return getattr(self.pixels, 'transformed', False) # by whoever made them: a `DataLoader`
+    def transformed(self): return getattr(self.pixels, 'transformed', False) # a `DataLoader` has transformed them
     def open(self, i:int, at_least:int|None=None, scale:Callable|None=None): # RGB PIL image
         "Decode image `i`; `at_least` and `scale` as in `open_image`, for files without a border"
         b = self.border
@@ -236,7 +236,7 @@ def _numbered(names): # (n,) numbers in order of first occurrence
 
 # %% ../../nbs/api/data/09_images.ipynb #07c9319d
 def _split_images(images, fractions, rng): # list of `ImageSet`
-    "A split by class alone: that of all sets in which no images belong together"
+    "A split by class alone, for sets in which no images belong together"
     part = np.zeros(len(images), dtype=int) # of each image, number of its part; 0: the rest
     for c in range(len(images.classnames)):
         idx = rng.permutation(np.flatnonzero(images.labels == c))
@@ -250,7 +250,7 @@ def _split_images(images, fractions, rng): # list of `ImageSet`
 
 @patch
 def earlier_training_parts(self:ImageSet) -> list: # of `ImageSet`
-    "What was trained on when one tenth or two were held out by class alone, if images belong together; else nothing"
+    "Training parts of earlier versions, which held out a tenth or two by class alone; [] if no images belong together"
     if self.clusters().max(initial=-1)+1 == len(self): return []
     return [_split_images(self, f, np.random.default_rng(0))[0] for f in ((.1,), (.1, .1))]
 
@@ -258,7 +258,7 @@ def earlier_training_parts(self:ImageSet) -> list: # of `ImageSet`
 def was_split_earlier(self:ImageSet,
     trained_on:str|None # in a recipe: 'FINGERPRINT, crops (0.9, 1.0)'
 ) -> bool:
-    "Whether a training had some of these images because an earlier version, which divided groups, split the whole"
+    "Whether a training used an earlier version's split of these images, which divided groups"
     fingerprint = str(trained_on).split(',')[0]
     if self.split_from is None or fingerprint == self.fingerprint: return False
     parts = [p for p in self.split_from.earlier_training_parts() if p.fingerprint == fingerprint]

@@ -161,7 +161,7 @@ def imagenet(
     parts = _read_sets(root, 'imagenet', read, allow_incomplete, training)
     test, train, shifts = parts['test'], parts['train'], parts['shifts']
     if train is not None: parts['train'], parts['validation'] = hold_out(train)
-    # beside each set with fewer classes, 'reference, imagenet-r classes': the test images of these classes
+    # for each set with fewer classes, the test images of these classes: 'reference, imagenet-r classes'
     for shifted in list(shifts.values()):
         if not shifted.projection or test is None: continue
         baseline = on_classes_of(test, shifted)
@@ -173,7 +173,7 @@ def _read_sets(root, suite, read, allow_incomplete, training=True): # parts of a
     rows = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite].sort_values('split', kind='stable')
     if not training: rows = rows[rows.split != 'train']
     there = np.array([_found(root, place) is not None for place in rows.place])
-    if allow_incomplete and there.any(): rows = rows[there] # where there is none at all, an error says so below
+    if allow_incomplete and there.any(): rows = rows[there] # if nothing is there, the error comes below
     parts = dict(train=None, validation=None, test=None, shifts={}, shift_validation={})
     for row in rows.itertuples():
         _published_path(root, row.place) # an error says where to get it
@@ -365,7 +365,7 @@ def _sun397(root, split):
 _READERS = dict(cifar10=_cifar10, cifar100=_cifar100, cars=_cars, dtd=_dtd, food101=_food101, sun397=_sun397)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #c8389e9e
-DOWNLOADS = pd.read_csv(package_data('downloads.csv'), keep_default_na=False) # what is to appear where
+DOWNLOADS = pd.read_csv(package_data('downloads.csv'), keep_default_na=False) # where the files of each set go
 
 def download_suite(
     suite:str, # cifar10, cifar10.1, cifar10.2, cifar10-c, imagenet-c, or transfer:cifar10, cifar100, dtd, …

@@ -34,7 +34,7 @@ def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     if n and all(isinstance(x, (str, Path)) for x in images):
         name = name or 'images'
         return ImageSet(name, images, *_numbered_labels(labels, None, classnames, name))
-    if n: as_picture(images[0]) # an error says what is wrong with the first
+    if n: as_picture(images[0]) # raises an error if the first isn't a picture
     return _set_of_pictures(PictureColumn(images), labels, None, classnames, name)
 
 def _set_of_pictures(pictures, labels, own, classnames, name): # `ImageSet`
@@ -90,7 +90,7 @@ def _set_of_dataset(dataset, classnames, name, of_loader=False): # `ImageSet`
     if not isinstance(first, (tuple, list)) or len(first) < 2: raise TypeError(
         f'An item of this {type(dataset).__name__} is a {type(first).__name__}; expected (image, label).')
     transformed = of_loader and hasattr(first[0], 'detach')
-    if not transformed: as_picture(first[0]) # an error says what is wrong with the first
+    if not transformed: as_picture(first[0]) # raises an error if the first isn't a picture
     _say_what_is_done(dataset, first[0], name or type(dataset).__name__, transformed)
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
     images = _set_of_pictures(pictures, *_labels_and_names(dataset, np.arange(len(dataset))), classnames, name)

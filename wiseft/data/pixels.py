@@ -45,7 +45,7 @@ class Pixels(Dataset):
         self.images, self.transform, self.kept = images, transform, None
         self.at_least = transform.fast_at_least if fast_jpeg else transform.at_least
     def __len__(self): return len(self.images)
-    def __getitem__(self, i): # `UnreadableImage` if it is
+    def __getitem__(self, i): # raises `UnreadableImage`
         if self.kept is not None and len(a := self.kept[i]): return a
         if self.images.transformed: return self.images.pixels[i].permute(1, 2, 0)
         return self.transform.pixels(self.images.open(i, self.at_least, self.transform.scale))
@@ -68,7 +68,7 @@ MAX_SKIPPED = .01 # share of unreadable images above which there is no result
 def check_skipped(
     images, # `ImageSet`
     reasons:list, # list of str, one an unreadable image
-    most:float=MAX_SKIPPED # share that may be
+    most:float=MAX_SKIPPED # largest share that is allowed
 ):
     "ValueError if too many images are unreadable"
     if len(reasons) <= most*len(images): return
@@ -110,7 +110,7 @@ def decode_once(
     pixels:Pixels,
     workers:int|None=None, # decoding processes; None: some for sets above 200 MB; 0: threads
     progress:bool=True # show progress where there is much to decode
-) -> Pixels: # the same, whose images come from the cache from now on, if all of them fit
+) -> Pixels: # the same; its images come from the cache from now on, if all of them fit
     "Decode a set into the cache, unless this was done before"
     images, key = pixels.images, pixels.key
     if key is None or not len(images): return pixels # a transform whose pixels can't be cached

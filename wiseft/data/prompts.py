@@ -93,7 +93,7 @@ def _repeats(names): return [name for name, count in Counter(names).items() if c
 def names_in_order(
     names, # a list, a tuple, an array, or a Series of texts
 ) -> list:
-    "Class names as a list; TypeError for what has no order (a set), or other items (a table, a Dataset)"
+    "Class names as a list; TypeError for a set, which has no order, and for a table or a Dataset"
     if isinstance(names, str): raise TypeError(f"Class names are a list of texts, got the single text {names!r}.")
     has_other_items = not isinstance(names, (list, tuple)) and not all(isinstance(name, str) for name in names)
     if isinstance(names, (set, frozenset, dict)) or hasattr(names, "columns") or has_other_items: raise TypeError(
@@ -117,8 +117,8 @@ def find_classnames(
 def check_same_classes(
     a:list, # class names
     b:list, # others
-    one:str, # whose `a` are, for the message, such as 'the classifier'
-    other:str, # whose `b` are
+    one:str, # owner of `a` in the message, such as 'the classifier'
+    other:str, # owner of `b`
     advice:str="Give both the same class names in the same order.",
 ):
     "ValueError that names the first difference, unless both have the same class names in the same order"

@@ -52,11 +52,11 @@ def _tar_members(path): # yields (`TarInfo`, the open `TarFile`)
     path = plain_tar(path)
     size = os.path.getsize(path)
     try:
-        with open(path, 'rb') as f: _check_headers(f, 0) # which `open` reads already
+        with open(path, 'rb') as f: _check_headers(f, 0) # `open` reads the first one
         with tarfile.open(path, 'r:') as tar:
             while (m := tar.next()) is not None:
                 _check_headers(tar.fileobj, tar.offset) # the next member's
-                tar.members = [] # else it remembers all
+                tar.members = [] # or it keeps all of them in memory
                 if m.size < 0 or m.offset_data + m.size > size: raise ValueError(f'It ends within {m.name!r}')
                 if m.isreg() and not m.issparse(): yield m, tar
             tar.fileobj.seek(tar.offset) # behind the last member, zeros

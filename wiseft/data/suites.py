@@ -515,7 +515,7 @@ def of(cls:Suite,
         if source.projection: raise ValueError(
             f"{source.name}: its classes stand for those of a suite. Evaluate that suite, or the set without "
             "projection.")
-        # 'aside': without a reference, it is no shift
+        # 'aside': without a reference it can't be a shift
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, role='aside')})
     if is_suite(source):
         return load_suite(source, classnames=classnames, group=group_of_suite(source, reference_domain, **columns))

@@ -16,7 +16,7 @@ from ..infer.inference import predict
 
 # %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
 def _correct(classifiers, images): # dict name -> (n,) bool array; (n,) groups that a test is over, or None: images
-    "Which images each classifier gets right, of those that could be read"
+    "Which of the readable images each classifier gets right"
     p = predict(classifiers, images, progress=False)
     right = {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
     return right, groups_for_interval(p.images.groups, p.images.units)
@@ -29,7 +29,7 @@ def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet)
     finetuned = named_models(finetuned)
     alone, groups = _correct(finetuned, images)
     soup, before, steps = [], None, [] # names; (n,) bool, what the soup gets right; rows of the trace
-    for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equals the first given
+    for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equally good ones, the first comes first
         candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
         after = _correct({'soup': candidate}, images)[0]['soup']
         # the first is taken in any case; p is of McNemar's exact test, before against after

@@ -20,7 +20,7 @@ def all_methods() -> dict: # name -> `Method`
     for page in pages: import_module(page.name)
     return REGISTRY
 
-PAGES.append(all_methods) # for whoever names a method whose page nobody has imported
+PAGES.append(all_methods) # so that `find_method` knows methods whose modules were not imported
 
 # %% ../../nbs/methods/index.ipynb #64e2c207
 def _described(definition):

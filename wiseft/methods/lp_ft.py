@@ -48,7 +48,7 @@ def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:l
         f'LP-FT needs training images of two classes or more; these are all of {classifier.classnames[present[0]]!r}.')
     w, most = x.new_zeros(len(present), x.shape[1]), -1
     for C in np.logspace(-7, 2, 100).tolist() if cs is None else cs:
-        w = logistic_regression(x, y, C, w) # from the solution of the last C
+        w = logistic_regression(x, y, C, w) # starts at the solution for the previous C
         # a row for each class, 0 for absent ones; it takes features as they come, not divided by `spread`
         head = x.new_zeros(len(classifier.classnames), x.shape[1]).index_copy(0, present, w/spread)
         # a common factor of the logits changes no answer

@@ -34,7 +34,7 @@ def intercepted(function): # called as `function(F.linear, x, weight, …)` or `
 def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of a linear layer's weight -> (d, d), XᵀX
     "What goes into each linear layer, times itself"
     net, grams = classifier.copy(), defaultdict(float)
-    without_pooling_shortcut(net.visual) # keys and values are made of them all
+    without_pooling_shortcut(net.visual) # keys and values are computed from all places
     names = defaultdict(list) # of each weight; a shared one has several
     for n, p in net.named_parameters(remove_duplicate=False): names[id(p)].append(n)
     def add_gram(function, x, weight, bias=None, *others, **named): # of a convolution then its stride
@@ -60,7 +60,7 @@ def regressed_weights(
     over, under = defaultdict(float), defaultdict(float) # name -> sum of W G; name -> sum of G
     for c in finetuned:
         for name, g in inner_products(c, some).items():
-            # less of what is off the diagonal; the last term makes the sum invertible
+            # smaller values off the diagonal; the last term makes the sum invertible
             g = off_diagonal*g + (1-off_diagonal)*g.diag().diag() + 1e-6*g.diag().mean()*torch.eye(len(g))
             over[name] += c.get_parameter(name).detach().cpu().double().flatten(1) @ g
             under[name] += g

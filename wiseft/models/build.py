@@ -25,7 +25,7 @@ from .hf_clip import apply_activation
 from .sources import Source
 
 # %% ../../nbs/api/models/07_build.ipynb #5d5b42c3
-_one_at_a_time = RLock() # threads share what is switched off here
+_one_at_a_time = RLock() # the functions that are switched off here are shared by all threads
 
 @contextmanager
 def quiet():
@@ -108,7 +108,7 @@ def fill_model(
         open_clip.model.resize_pos_embed(state, model)
         open_clip.model.resize_text_pos_embed(state, model)
         model.load_state_dict(state)
-    except Exception as e: # of torch's, of open_clip's: the file decides which
+    except Exception as e: # any error of torch or open_clip, depending on the file
         # torch's message: the class, then a line each about missing names, unexpected names, and shapes
         lines = [line.strip() for line in str(e).splitlines()]
         first = ' '.join(lines[1:3])[:300] or why_failed(e)

@@ -71,7 +71,7 @@ class ImageClassifier(nn.Module):
     def tower_output(self,
         images:torch.Tensor # (n, 3, height, width), made by `transform`
     ): # (n, dim), of any length
-        "Features as the image tower gives them, whatever the head takes"
+        "Features as the image tower returns them, without normalization"
         return image_features(self.visual, images).float()
     def forward(self, images:torch.Tensor): # (n, n_classes), logits of the images that `features` takes
         return self.head(self.features(images))
@@ -130,7 +130,7 @@ def method(self:ImageClassifier): # str, or None where alpha says it
 def usual_templates(
     clip:Clip
 ) -> str:
-    "Name of the prompts that suit a CLIP: of icons for the embedded one, else those that OpenAI wrote for ImageNet"
+    "Name of the usual prompts of a CLIP: 'icons' for the embedded one, else OpenAI's for ImageNet"
     return 'icons' if clip.provenance.get('source') == 'iconclip' else 'openai'
 
 def zeroshot_classifier(
@@ -143,7 +143,7 @@ def zeroshot_classifier(
     templates = find_templates(usual_templates(clip) if templates is None else templates)
     head = zeroshot_head(clip, classnames, templates)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # of names that repeat: `zeroshot_head` said it
+        warnings.simplefilter('ignore') # `zeroshot_head` has warned of repeated names
         names = find_classnames(classnames)
     return ImageClassifier(clip, head, names, templates, alpha=0.)
 

@@ -37,7 +37,7 @@ _precisions = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp
 def _input_dtype(
     visual # image tower
 ): # torch.dtype
-    "Precision of an image tower's input: that of its first convolution"
+    "Precision of an image tower's input, the dtype of its first convolution"
     convolutions = (m.weight for m in visual.modules() if isinstance(m, nn.Conv2d))
     return next(convolutions, next(visual.parameters())).dtype
 
@@ -142,7 +142,7 @@ def load_clip(
         f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
     clip = open_source(source, precision, device, name, None if pretrained is None else str(pretrained))
-    del source # which may hold the weights a second time
+    del source # it may hold the weights a second time
     release_memory()
     return clip
 

@@ -50,7 +50,7 @@ def check_pair(
     _check_equal(a.clip.preprocess, b.clip.preprocess, 'preprocessing')
     _check_equal(_architecture(a), _architecture(b), 'architecture')
     if a.clip.provenance.get('sha256') != b.clip.provenance.get('sha256'): # of the files that fine-tuning began from
-        # one CLIP has many files, but its text tower, which seldom trains, is the same in all
+        # one CLIP has many files, but the same text tower in all, because it seldom trains
         ours, theirs = text_weights(a.clip), text_weights(b.clip)
         are_equal = ours.keys() == theirs.keys() and all(torch.equal(t, theirs[k]) for k, t in ours.items())
         if not are_equal: raise ValueError(

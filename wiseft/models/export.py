@@ -112,7 +112,7 @@ def export_onnx(
             program = torch.onnx.export(traced, dynamo=True, input_names=['pixels'], output_names=['logits'],
                                         optimize=precision is None, verbose=False)
         model = program.model_proto
-        # notes of torch on each step: which line of which file of this machine it comes from
+        # torch's notes on each step have paths of this machine
         parts = [*model.graph.node, *model.graph.value_info, *model.graph.initializer]
         for part in parts: part.ClearField('metadata_props')
         # ours: class names, preprocessing, hash, …

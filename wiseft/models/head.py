@@ -28,7 +28,7 @@ class ClassificationHead(nn.Module):
         normalize:bool=True # features to length 1?
     ):
         super().__init__()
-        def own(t): return nn.Parameter(t.detach().float().clone()) # of NumPy, in double precision, too
+        def own(t): return nn.Parameter(t.detach().float().clone()) # also NumPy's double precision
         self.weight, self.bias = own(weight), None if bias is None else own(bias)
         self.normalize = normalize
     def forward(self,
@@ -90,14 +90,14 @@ def warn_of_texts(
         f"{clip.name} reads no more than {n} tokens, start and end included. Cut short: {first_few(cut)}.")
 
 # %% ../../nbs/api/models/09_head.ipynb #d0fb0314
-MANY = 1000 # texts; fewer are embedded sooner than looked up
+MANY = 1000 # texts; fewer are embedded faster than they are looked up
 
 def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     "Embeddings of texts, cached if there are many"
     if len(texts) < MANY: return clip.encode_text(texts)
     if not keep: return clip.encode_text(texts, progress=True) # of a text tower that trains: needed only once
     model, ids = clip.model, torch.as_tensor(clip.tokenizer(texts))
-    # the key of the cache: all that the embeddings follow from
+    # the key of the cache: everything that determines the embeddings
     layers = [(n, str(m)) for n, m in model.named_children() if n != 'visual']
     weights = {k: t for k, t in model.state_dict().items() if not k.startswith('visual.')}
     folder = cache_entry('texts', [__version__, open_clip.__version__, layers, clip.config, state_hash(weights),

@@ -32,8 +32,8 @@ def load_classifier(
     precision:str|None=None, # default the one that it was saved in
     base:Clip|ImageClassifier|None=None, # the CLIP that a checkpoint file began from; an adapter's classifier
     classnames:list|None=None, # for a checkpoint file: one a row of the head
-    module:torch.nn.Module|None=None, # for a classifier around a module of one's own: one like it, whatever its weights
-    transform=None # for such a classifier, if its transform is one's own too: the same
+    module:torch.nn.Module|None=None, # for a classifier around your own module: such a module, with any weights
+    transform=None # for such a classifier with your own transform: that transform
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
@@ -46,7 +46,7 @@ def load_classifier(
         if precision in HALF_DTYPES: clip.model.visual.to(HALF_DTYPES[precision])
     else: config, clip = config_name, load_clip(f'local-dir:{folder}', precision=precision, device=device)
     head_state = read_state_dict(folder/'head.safetensors')
-    # each file has the SHA-256 of the card; that of the tower's weights was computed when they were read
+    # each file has the SHA-256 of the card; the tower's weights were hashed when they were read
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
     own_head = [own_head_name] if 'own_head' in card else []
     for name in (config, 'head.safetensors', *own_head): check_saved(card, folder/name, sha256_file(folder/name))
@@ -135,7 +135,7 @@ def _classifier_from_adapter(folder, base): # `ImageClassifier`
     changes_text = any(not k.startswith(('visual.', 'head.')) for k in shapes)
     new = (base.with_text() if changes_text else base).copy()
     state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()} # the tensors of `new` themselves
-    # a head that is built from the text tower is no place for changes
+    # a head that is built from the text tower can't be changed
     if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
     _check_places(adapter, folder, shapes, state, base.clip.name)
     for k, step in _steps_of_adapter(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k]) # in place

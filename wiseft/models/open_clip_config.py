@@ -42,7 +42,7 @@ def write_json(
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #5804e21a
 _most = dict(layers=200, depth=200, image_size=4096, context_length=4096) # others at most 2^14
 _most |= dict.fromkeys(['vocab_size', 'pad_id', 'bos_id', 'eos_id'], 2**20)
-_nested = dict( # the names that each may have; None: any, which open_clip judges
+_nested = dict( # the names that each may have; None: any name, open_clip checks them
     vision_cfg=None, text_cfg=None, multimodal_cfg=None,
     act_kwargs={'approximate'}, norm_kwargs={'eps','elementwise_affine','bias'},
     tokenizer_kwargs={'clean','strip_sep_token','language'},

@@ -32,7 +32,7 @@ def one_query(
     return values.flatten(1) + value.bias
 
 class OneQueryPool(AttentionPool2d):
-    "Attention pooling of a CLIP's ResNet, asked by the one place that is kept"
+    "Attention pooling of a CLIP's ResNet, with a query only for the one place that is kept"
     def forward(self, x:torch.Tensor) -> torch.Tensor: # (n, dim, height, width) -> (n, output dim)
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding.to(x.dtype)
@@ -73,7 +73,7 @@ def only_pooled(
 def without_pooling_shortcut(
     visual:nn.Module # image tower
 ) -> nn.Module: # the tower, changed in place
-    "Let a tower compute all places again, for who looks into its layers"
+    "Let a tower compute all places again, for code that looks into its layers"
     for m in visual.modules():
         if isinstance(m, (OneQueryPool, ClassTokenTransformer)): m.__class__ = type(m).__base__
     return visual

@@ -186,7 +186,7 @@ def preprocessing(source:Source, overrides:dict): # dict
 
 # %% ../../nbs/api/models/05_sources.ipynb #ed47b4eb
 def _source_by_name(name): # `Source`
-    "Source for a name that is no architecture's"
+    "Source for a name that is not an architecture"
     if name == 'iconclip': return _source_of_folder(package_data(name), name)
     if name.startswith('hf-hub:'): return _source_on_hub(name)
     if name.startswith('hf:'): return _source_of_transformers_on_hub(name)
@@ -214,7 +214,7 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
     elif pretrained is None: raise ValueError(
         f"{architecture!r} is an architecture: give weights too, a file or a tag. There are "
         f"{first_few(open_clip.list_pretrained_tags_by_model(architecture), 6) or 'no tags'}.")
-    elif is_tag or not Path(weights).expanduser().is_file(): # what is neither is answered as an unknown tag
+    elif is_tag or not Path(weights).expanduser().is_file(): # anything else counts as an unknown tag
         if is_tag and quick_gelu is not None: raise ValueError(
             f"The tag {weights!r} has its activation function: leave out {option('quick_gelu')}.")
         source = _source_of_tag(architecture, weights)

@@ -168,7 +168,7 @@ def as_clip(
     transform=None, # of your own image model, as `image_model` takes it
     device:str|torch.device|None=None # default `best_device`
 ) -> Clip:
-    "The model that you hold, as a `Clip`; TypeError says what is expected"
+    "Your model as a `Clip`; TypeError says what is expected"
     if isinstance(model, (str, Path)): return load_clip(model, device=device)
     if isinstance(model, Clip): return model
     if isinstance(getattr(model, 'clip', None), Clip): return model.clip # of a classifier
@@ -200,7 +200,7 @@ def _from_open_clip(model): # `Clip`
     settings, table = model.visual.preprocess_cfg, token_table(model).weight # (vocabulary, width)
     size = settings['size'] if isinstance(settings['size'], int) else settings['size'][-1]
     def layers_and_shapes(m): return repr(m), {k: t.shape for k, t in m.state_dict().items()}
-    for name in open_clip.list_models(): # which one has its layers?
+    for name in open_clip.list_models(): # find the architecture with the same layers
         config = open_clip.get_model_config(name)
         vision, text = config['vision_cfg'], config['text_cfg']
         # sizes first (with open_clip's defaults): building an architecture takes time
@@ -234,9 +234,9 @@ def write_image_model(
 # %% ../../nbs/api/models/10_tower.ipynb #405f91c3
 def read_image_model(
     folder:str|Path, # written by `write_image_model`
-    module:nn.Module|None=None, # a module of the kind that was saved, whatever its weights
+    module:nn.Module|None=None, # a module of the saved kind, with any weights
     device:str|torch.device|None=None, # default `best_device`
-    transform=None # where it was made with one that settings can't describe: the same
+    transform=None # the transform that it was made with, if settings can't describe it
 ): # `Clip`
     "Read a wrapped module; ValueError if its module has to be given, BadFile if it doesn't fit"
     where = Path(folder)/own_config
@@ -248,7 +248,7 @@ def read_image_model(
     except (KeyError, TypeError) as e: raise BadFile(
         f"{where} doesn't say which module it was ({why_failed(e)}). Copy the folder again.") from e
     check_preprocess_cfg(settings, where)
-    # what the folder doesn't hold has to be given: a module, a transform
+    # a module or transform that the folder doesn't hold has to be given
     if module is None and not kind.startswith(TORCHVISION): raise ValueError(
         f"The weights are those of a {kind}, which only its own program can make. "
         + python_or_shell('Make one, and give it: load_classifier(FOLDER, module=MODULE).',

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'MetricName', 'Shift', 'Control', 'ControlHead', 'Group', 'Column',
-           'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'standard_output', 'say',
-           'wrote', 'warn', 'show_table', 'tables_hidden', 'in_percent', 'Commands', 'command', 'check_folder',
-           'set_workers', 'output_option', 'control_images', 'of_table', 'chosen_device', 'load_methods', 'load_images',
-           'load_by_name', 'split_names', 'split_numbers', 'check_ending']
+           'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'command', 'Commands',
+           'standard_output', 'say', 'wrote', 'warn', 'show_table', 'tables_hidden', 'in_percent', 'set_workers',
+           'output_option', 'control_images', 'of_table', 'chosen_device', 'load_by_name', 'split_names',
+           'split_numbers', 'load_images', 'load_methods', 'check_folder', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -26,6 +26,126 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..base.text import shell_options
+
+# %% ../../nbs/api/shell/00_app.ipynb #840b3f16
+def command(
+    *examples, # command lines, shown by `--help`
+    together:bool=False, # can several processes run it together?
+    stopped:str='nothing half-written is left behind', # the message after Ctrl-C
+    called:dict={}, # option -> its name in this command, for messages
+):
+    "Make a function a command whose errors are printed as one line"
+    def _register(f):
+        name = f.__name__.rstrip('_') # `finetune_` is `wiseft finetune`
+        @functools.wraps(f)
+        def _run(*args, **kwargs):
+            with _errors_in_one_line(stopped, called):
+                if _several_processes(): # the processes meet before any work
+                    if not together: raise ValueError(
+                        f'`wiseft {name}` runs in one process, and the environment variable WORLD_SIZE is '
+                        f'{os.environ["WORLD_SIZE"]!r}. Start it without torchrun, or unset WORLD_SIZE.')
+                    from wiseft.base.distributed import start
+                    start(kwargs.get('device'))
+                _check_inputs(kwargs)
+                return f(*args, **kwargs)
+        lines = '\n'.join(f'  {o}' for o in examples)
+        # \b: click keeps the line breaks of the next paragraph
+        app.command(name, help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
+        return f # unwrapped: called from Python it raises its errors
+    return _register
+
+# %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
+class Commands(TyperGroup):
+    "Commands that take `--debug` and `-q` after their name too; `--help` lists `run` and `demo` first"
+    def list_commands(self, ctx):
+        return sorted(super().list_commands(ctx), key=lambda name: name not in ('run', 'demo'))
+    def parse_args(self, ctx, args):
+        own = [a for a in args if a in ('--debug', '--quiet', '-q')]
+        return super().parse_args(ctx, own + [a for a in args if a not in own])
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
+    help='Fine-tune CLIP-like models without losing their robustness: average the weights of the zero-shot and the '
+    'fine-tuned model. `wiseft demo` shows it; `wiseft run FOLDER -o OUT` does it with your images.')
+
+def _version(value):
+    if not value: return
+    print(f'wiseft {__version__}')
+    libraries = 'torch', 'torchvision', 'open_clip_torch', 'timm', 'fastai'
+    print(f'Python {platform.python_version()}', *(f'{name} {metadata.version(name)}' for name in libraries),
+          platform.platform(), sep=', ')
+    raise typer.Exit
+
+@app.callback()
+def _main(
+    debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
+    quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Print only results, warnings, and errors.')]=False,
+    version:Annotated[bool,
+                      typer.Option('--version', help='Print versions.', callback=_version, is_eager=True)]=False,
+):
+    global _debug, _quiet
+    _debug, _quiet = debug, quiet
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when PyTorch is imported, which commands do later
+    # libraries make half a million objects that stay until the end, so the garbage collector runs less often
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze) # and doesn't run once more at the end
+
+# %% ../../nbs/api/shell/00_app.ipynb #d2b3c0a9
+def _warned(message, category, filename, lineno, file=None, line=None):
+    "Print the library's own warnings as one line each; hide those of other packages"
+    own = Path(find_spec('wiseft').origin).parent in Path(filename).parents
+    in_cell = category is UserWarning and not Path(filename).is_file() # a command that a notebook defines
+    if own or in_cell: warn(message)
+
+_debug = _quiet = False
+_TYPER_ERRORS = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # typer ends the command for these
+_EXPECTED = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
+
+@contextmanager
+def _errors_in_one_line(
+    stopped, # sentence about what is left after Ctrl-C
+    called, # option -> its name in this command
+):
+    "Turn errors into one line and an exit code, and Ctrl-C into the given line"
+    global _printed
+    _printed = set()
+    try:
+        # kill ends it as Ctrl-C does; messages say `--alpha 0.5`, not `alpha=0.5`
+        with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
+            if not _debug: warnings.showwarning = _warned
+            yield
+    except KeyboardInterrupt as e: _exit(e, f'stopped: {stopped}', 130) # as shells number it
+    except Exception as e:
+        if _debug or isinstance(e, _TYPER_ERRORS): raise
+        message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
+        expected = isinstance(e, _EXPECTED) and message
+        not_installed = isinstance(e, ImportError) and 'pip install' in message
+        if not (expected or not_installed):
+            message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
+        _exit(e, f'error: {message}', 1)
+    finally: _printed = None
+
+def _exit(error, words, code):
+    "End the command with a last message, which only one of several processes prints"
+    if _several_processes():
+        from wiseft.base.distributed import end, told_once
+        message = told_once(error) # None: another process reports it
+        if message is None: words = ''
+        elif message != str(error): words = f'error: {message}' # another process has died
+        if words: say(words, anyone=True)
+        end(code)
+    else: say(words, anyone=True)
+    raise typer.Exit(code) from None
+
+# %% ../../nbs/api/shell/00_app.ipynb #e61a3800
+@contextmanager
+def _ctrl_c_by_signals():
+    "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
+    signals = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+    signals = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
+    for s in signals: signal.signal(s, signal.default_int_handler)
+    try: yield
+    finally:
+        for s in signals: signal.signal(s, signal.SIG_DFL)
 
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
 def standard_output():
@@ -100,149 +220,6 @@ def in_percent(
     "The table with fractions in percent"
     shares = (100*table[columns].astype(float)).add_suffix(unit)
     return table.assign(**shares)[[c + unit if c in columns else c for c in table]]
-
-# %% ../../nbs/api/shell/00_app.ipynb #d2b3c0a9
-def _warned(message, category, filename, lineno, file=None, line=None):
-    "Print the library's own warnings as one line each; hide those of other packages"
-    own = Path(find_spec('wiseft').origin).parent in Path(filename).parents
-    in_cell = category is UserWarning and not Path(filename).is_file() # a command that a notebook defines
-    if own or in_cell: warn(message)
-
-_debug = _quiet = False
-_TYPER_ERRORS = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # typer ends the command for these
-_EXPECTED = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
-
-@contextmanager
-def _errors_in_one_line(
-    stopped, # sentence about what is left after Ctrl-C
-    called, # option -> its name in this command
-):
-    "Turn errors into one line and an exit code, and Ctrl-C into the given line"
-    global _printed
-    _printed = set()
-    try:
-        # kill ends it as Ctrl-C does; messages say `--alpha 0.5`, not `alpha=0.5`
-        with _ctrl_c_by_signals(), warnings.catch_warnings(), shell_options(called):
-            if not _debug: warnings.showwarning = _warned
-            yield
-    except KeyboardInterrupt as e: _exit(e, f'stopped: {stopped}', 130) # as shells number it
-    except Exception as e:
-        if _debug or isinstance(e, _TYPER_ERRORS): raise
-        message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
-        expected = isinstance(e, _EXPECTED) and message
-        not_installed = isinstance(e, ImportError) and 'pip install' in message
-        if not (expected or not_installed):
-            message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
-        _exit(e, f'error: {message}', 1)
-    finally: _printed = None
-
-def _exit(error, words, code):
-    "End the command with a last message, which only one of several processes prints"
-    if _several_processes():
-        from wiseft.base.distributed import end, told_once
-        message = told_once(error) # None: another process reports it
-        if message is None: words = ''
-        elif message != str(error): words = f'error: {message}' # another process has died
-        if words: say(words, anyone=True)
-        end(code)
-    else: say(words, anyone=True)
-    raise typer.Exit(code) from None
-
-# %% ../../nbs/api/shell/00_app.ipynb #e61a3800
-@contextmanager
-def _ctrl_c_by_signals():
-    "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
-    signals = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
-    signals = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
-    for s in signals: signal.signal(s, signal.default_int_handler)
-    try: yield
-    finally:
-        for s in signals: signal.signal(s, signal.SIG_DFL)
-
-# %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
-class Commands(TyperGroup):
-    "Commands that take `--debug` and `-q` after their name too; `--help` lists `run` and `demo` first"
-    def list_commands(self, ctx):
-        return sorted(super().list_commands(ctx), key=lambda name: name not in ('run', 'demo'))
-    def parse_args(self, ctx, args):
-        own = [a for a in args if a in ('--debug', '--quiet', '-q')]
-        return super().parse_args(ctx, own + [a for a in args if a not in own])
-
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
-    help='Fine-tune CLIP-like models without losing their robustness: average the weights of the zero-shot and the '
-    'fine-tuned model. `wiseft demo` shows it; `wiseft run FOLDER -o OUT` does it with your images.')
-
-def _version(value):
-    if not value: return
-    print(f'wiseft {__version__}')
-    libraries = 'torch', 'torchvision', 'open_clip_torch', 'timm', 'fastai'
-    print(f'Python {platform.python_version()}', *(f'{name} {metadata.version(name)}' for name in libraries),
-          platform.platform(), sep=', ')
-    raise typer.Exit
-
-@app.callback()
-def _main(
-    debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
-    quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Print only results, warnings, and errors.')]=False,
-    version:Annotated[bool,
-                      typer.Option('--version', help='Print versions.', callback=_version, is_eager=True)]=False,
-):
-    global _debug, _quiet
-    _debug, _quiet = debug, quiet
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when PyTorch is imported, which commands do later
-    # libraries make half a million objects that stay until the end: the collector looks through them less often
-    gc.set_threshold(50_000, 20, 100)
-    atexit.register(gc.freeze) # and not once more before Python ends
-
-# %% ../../nbs/api/shell/00_app.ipynb #840b3f16
-def command(
-    *examples, # command lines, shown by `--help`
-    together:bool=False, # can several processes run it together?
-    stopped:str='nothing half-written is left behind', # the message after Ctrl-C
-    called:dict={}, # option -> its name in this command, for messages
-):
-    "Make a function a command whose errors are printed as one line"
-    def _register(f):
-        name = f.__name__.rstrip('_') # `finetune_` is `wiseft finetune`
-        @functools.wraps(f)
-        def _run(*args, **kwargs):
-            with _errors_in_one_line(stopped, called):
-                if _several_processes(): # the processes meet before any work
-                    if not together: raise ValueError(
-                        f'`wiseft {name}` runs in one process, and the environment variable WORLD_SIZE is '
-                        f'{os.environ["WORLD_SIZE"]!r}. Start it without torchrun, or unset WORLD_SIZE.')
-                    from wiseft.base.distributed import start
-                    start(kwargs.get('device'))
-                _check_inputs(kwargs)
-                return f(*args, **kwargs)
-        lines = '\n'.join(f'  {o}' for o in examples)
-        # \b: click keeps the line breaks of the next paragraph
-        app.command(name, help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
-        return f # unwrapped: called from Python it raises its errors
-    return _register
-
-# %% ../../nbs/api/shell/00_app.ipynb #157bc5be
-def check_folder(
-    path:Path, # folder to write
-): # the same
-    "Usage error if a folder's name looks like a file's"
-    if re.fullmatch(r'\.[a-zA-Z]\w*', path.suffix): raise typer.BadParameter(
-        f'{path} is going to be a folder, not a file. Leave {path.suffix} out.')
-    return path
-
-# %% ../../nbs/api/shell/00_app.ipynb #d91f0015
-def _check_inputs(given): # a command's arguments by name
-    "FileExistsError if the output would replace an input"
-    output = given.get('output')
-    if 'force' not in given or not output or not os.path.lexists(output): return
-    from wiseft.base.files import holds
-    inputs = []
-    for name, value in given.items():
-        if name != 'output': inputs += value if isinstance(value, (list, tuple)) else [value]
-    for path in inputs:
-        path = str(path).removeprefix('local-dir:')
-        if os.path.lexists(path) and holds(output, path): raise FileExistsError(
-            f'{output} is kept: this command reads {path}. Choose another name for the output.')
 
 # %% ../../nbs/api/shell/00_app.ipynb #dad8e863
 def set_workers(n:int|None): # the number
@@ -358,6 +335,50 @@ def chosen_device(
     SAID.add(words) # the library doesn't print it again
     return device,words
 
+# %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf
+def load_by_name(folders:list, device=None): # dict name -> classifier
+    "Classifiers by name; by path where two have the same name"
+    from wiseft.models.load import load_classifier
+    names = [f.name for f in folders]
+    if len(set(names)) < len(names): names = list(map(str, folders))
+    return {n: load_classifier(f, device) for n, f in zip(names, folders)}
+
+def split_names(text:str|None): return text and [o.strip() for o in text.split(',')]
+
+def split_numbers(text:str|None) -> list: # of float; None if there is no text
+    "Parse comma-separated numbers"
+    try: return None if text is None else [float(o) for o in text.split(',')]
+    except ValueError: raise typer.BadParameter(
+        f'Expected comma-separated numbers such as 0.3,0.5; got {text!r}.') from None
+
+# %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
+def load_images(
+    suite:str|None=None, reference:Path|None=None, shift:list|None=None, # as the options of the same names
+    classnames:list|None=None, # of the classifier
+    table:dict={}, # as `of_table` returns it
+    **options # of `load_suite`
+): # `Suite`
+    "Load the suite that the options name"
+    from wiseft.data.labels import holds_images
+    from wiseft.data.objects import split_and_domain
+    from wiseft.data.suites import Suite,folder_suite,group_of_suite,is_suite,load_suite
+    if reference:
+        images = folder_suite(reference, shift or [], classnames=classnames, **table)
+        columns = {k: v for k, v in table.items() if k != 'reference_domain'}
+        one_source = images.train and images.test.root == images.train.root # both are parts of one folder or table
+        if one_source and 'split' not in split_and_domain(reference, **columns): _say_once(
+            f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
+        return images
+    if shift: raise typer.BadParameter('--shift goes with --reference.')
+    # a single set, or train/validation/test; a suite's folder has reference/ and shifted sets
+    if holds_images(suite, table.get('file')) and not is_suite(suite):
+        return Suite.of(Suite.for_evaluation(suite, classnames, **table))
+    try: return load_suite(suite, classnames=classnames, group=group_of_suite(suite, **table), **options)
+    except ValueError as e:
+        if suite != 'icons': raise
+        raise ValueError(
+            f'{e} The images are those of icons, the default. Give --reference FOLDER, or --suite.') from e
+
 # %% ../../nbs/api/shell/00_app.ipynb #60aa0292
 def load_methods(
     use:list|None=None # Python files of the user
@@ -380,49 +401,14 @@ def load_methods(
         say(f"using {file}: {', '.join(f'{m.name} ({m.kind})' for m in new) or 'no methods'}")
     return known
 
-# %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
-def load_images(
-    suite:str|None=None, reference:Path|None=None, shift:list|None=None, # as the options of the same names
-    classnames:list|None=None, # of the classifier
-    table:dict={}, # as `of_table` returns it
-    **options # of `load_suite`
-): # `Suite`
-    "Load the suite that the options name"
-    from wiseft.data.labels import holds_images
-    from wiseft.data.objects import split_and_domain
-    from wiseft.data.suites import Suite,folder_suite,group_of_suite,is_suite,load_suite
-    if reference:
-        images = folder_suite(reference, shift or [], classnames=classnames, **table)
-        columns = {k: v for k, v in table.items() if k != 'reference_domain'}
-        one_source = images.train and images.test.root == images.train.root # both are parts of one folder or table
-        if one_source and 'split' not in split_and_domain(reference, **columns): _say_once(
-            f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
-        return images
-    if shift: raise typer.BadParameter('--shift goes with --reference.')
-    # a single set, or train/validation/test: it is no suite, whose folder has reference/ and shifted sets
-    if holds_images(suite, table.get('file')) and not is_suite(suite):
-        return Suite.of(Suite.for_evaluation(suite, classnames, **table))
-    try: return load_suite(suite, classnames=classnames, group=group_of_suite(suite, **table), **options)
-    except ValueError as e:
-        if suite != 'icons': raise
-        raise ValueError(
-            f'{e} The images are those of icons, the default. Give --reference FOLDER, or --suite.') from e
-
-# %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf
-def load_by_name(folders:list, device=None): # dict name -> classifier
-    "Classifiers by name; by path where two have the same name"
-    from wiseft.models.load import load_classifier
-    names = [f.name for f in folders]
-    if len(set(names)) < len(names): names = list(map(str, folders))
-    return {n: load_classifier(f, device) for n, f in zip(names, folders)}
-
-def split_names(text:str|None): return text and [o.strip() for o in text.split(',')]
-
-def split_numbers(text:str|None) -> list: # of float; None if there is no text
-    "Parse comma-separated numbers"
-    try: return None if text is None else [float(o) for o in text.split(',')]
-    except ValueError: raise typer.BadParameter(
-        f'Expected comma-separated numbers such as 0.3,0.5; got {text!r}.') from None
+# %% ../../nbs/api/shell/00_app.ipynb #157bc5be
+def check_folder(
+    path:Path, # folder to write
+): # the same
+    "Usage error if a folder's name looks like a file's"
+    if re.fullmatch(r'\.[a-zA-Z]\w*', path.suffix): raise typer.BadParameter(
+        f'{path} is going to be a folder, not a file. Leave {path.suffix} out.')
+    return path
 
 # %% ../../nbs/api/shell/00_app.ipynb #78db16d5
 def check_ending(
@@ -432,3 +418,17 @@ def check_ending(
     "Usage error unless the file has one of these endings"
     if path is not None and path.suffix not in endings: raise typer.BadParameter(
         f'{path} has an unknown format. Give it the ending {" or ".join(endings)}.')
+
+# %% ../../nbs/api/shell/00_app.ipynb #d91f0015
+def _check_inputs(given): # a command's arguments by name
+    "FileExistsError if the output would replace an input"
+    output = given.get('output')
+    if 'force' not in given or not output or not os.path.lexists(output): return
+    from wiseft.base.files import holds
+    inputs = []
+    for name, value in given.items():
+        if name != 'output': inputs += value if isinstance(value, (list, tuple)) else [value]
+    for path in inputs:
+        path = str(path).removeprefix('local-dir:')
+        if os.path.lexists(path) and holds(output, path): raise FileExistsError(
+            f'{output} is kept: this command reads {path}. Choose another name for the output.')

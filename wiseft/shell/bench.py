@@ -18,17 +18,6 @@ from .app import of_table, output_option, say, show_table, split_names, split_nu
 from .app import standard_output, wrote
 from .train import TrainingPrecision
 
-# %% ../../nbs/api/shell/06_bench.ipynb #7067299c
-def _names_of_methods(text): # list
-    "Names of methods as in tables, of comma-separated ones as typed; default all that can compete"
-    from wiseft.bench.plan import can_compete
-    from wiseft.base.registry import REGISTRY,find_method
-    if text is None: return [m.name for m in REGISTRY.values() if can_compete(m)]
-    names = list(dict.fromkeys(find_method(name).name for name in split_names(text))) # each once
-    if 'weight-space' in names: raise typer.BadParameter(
-        'Plain fine-tuning and its averages (weight-space, WiSE-FT) are always there, as the baseline: leave them out.')
-    return names
-
 # %% ../../nbs/api/shell/06_bench.ipynb #4351dfdf
 BenchFolder = output_option('Folder of the bench to write: plan, training results, tables (CSV), report.html.')
 Rates = Annotated[Optional[str], typer.Option('--lrs',
@@ -121,3 +110,14 @@ def _write_bench(bench, folder):
             with atomic_path(folder/f'{name}.{kind}', force=True) as tmp: picture.savefig(tmp, format=kind, dpi=150)
     origin = f'{shlex.join(["wiseft", *sys.argv[1:]])}, {date.today()}'
     write_bench_report(bench, folder/'report.html', force=True, origin=origin)
+
+# %% ../../nbs/api/shell/06_bench.ipynb #7067299c
+def _names_of_methods(text): # list
+    "Names of methods as in tables, of comma-separated ones as typed; default all that can compete"
+    from wiseft.bench.plan import can_compete
+    from wiseft.base.registry import REGISTRY,find_method
+    if text is None: return [m.name for m in REGISTRY.values() if can_compete(m)]
+    names = list(dict.fromkeys(find_method(name).name for name in split_names(text))) # each once
+    if 'weight-space' in names: raise typer.BadParameter(
+        'Plain fine-tuning and its averages (weight-space, WiSE-FT) are always there, as the baseline: leave them out.')
+    return names

@@ -45,7 +45,7 @@ def methods(
     "List the methods of fine-tuning, averaging, merging, and ensembling, or describe one."
     from wiseft.base.registry import KINDS, find_method
     from wiseft.methods.index import listed_methods
-    # name -> dict of a method's fields, `what` it does in a line, and its page; from the files, importing none of them
+    # name -> dict of a method's fields, a line on `what` it does, and its page; read without importing the methods
     rows = {row['name']: row | dict(page=_page_address(row)) for row in listed_methods()}
     if use:
         for m in load_methods(use).values(): # the user's own are added

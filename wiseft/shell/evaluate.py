@@ -24,7 +24,7 @@ Table = Annotated[Optional[Path], typer.Option('--output','-o', help='Results ta
 
 def _evaluate_and_write(
     classifiers, # folders
-    members, # function of classifiers by name: what is evaluated, by name
+    members, # function: classifiers by name -> members to evaluate, by name
     *,
     suite:SuiteName='icons',
     reference:Reference=None,
@@ -56,7 +56,7 @@ def _evaluate_and_write(
         evaluated = members(loaded) # name -> classifier or ensemble
         images = load_images(suite, reference, shift, classnames, of_table(group, column, reference_domain),
                              allow_incomplete=allow_incomplete,
-                             training=split=='validation') # ImageNet's training images, of which validation is a part
+                             training=split=='validation') # ImageNet's validation images are a part of these
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
             precision=precision, control=control_images(control, control_head), fast_jpeg=fast_jpeg)
@@ -95,7 +95,7 @@ def results_file(output:Path|None, force:bool):
     wrote(f'{output}, and the predictions for each image beside it')
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #55c86284
-_CONFIDENCE = ['ECE (15 bins)'] # what is kept of each image besides the prediction
+_CONFIDENCE = ['ECE (15 bins)'] # kept for each image beside the prediction
 
 def _rows_in_percent(table): # table
     "The rows of a results table in percent (NLL and Brier as they are), with intervals"

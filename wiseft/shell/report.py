@@ -117,7 +117,7 @@ def report(
 
 # %% ../../nbs/api/shell/05_report.ipynb #1657adc1
 def _recipe_to_show(recipes): # dict, or None
-    "The only recipe that tells more than the architecture, or the only one of an average with a chosen α"
+    "The only recipe with more than the architecture, or the only one of an average with a chosen α"
     known = [{k: v for k, v in r.items() if k != 'model'} for r in recipes]
     known = [r for r in known if r]
     if len(known) > 1: known = [r for r in known if _how_alpha_was_chosen(r)]
@@ -134,7 +134,7 @@ def _alpha_of_report(table, recipe): # `ChosenAlpha`; its `validated` is the α 
     validated = recipe['merge']['alpha'] if sentences else None
     target = .5 if validated in (None, 0, 1) else validated
     n_runs = table[table.method == 'weight-space'].groupby('alpha').tuning.nunique()
-    alphas = n_runs.index[n_runs == n_runs.max()] # that all runs have, if there are such
+    alphas = n_runs.index[n_runs == n_runs.max()] # the α that all runs have, if there are any
     nearest = alphas[abs(alphas-target).argmin()] if len(alphas) else .5
     alpha = ChosenAlpha(nearest, sentences)
     alpha.validated = validated

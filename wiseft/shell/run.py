@@ -19,154 +19,6 @@ from .app import (
     say,set_workers,show_table,standard_output,tables_hidden,wrote)
 from . import evaluate,merge,report,show,train
 
-# %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
-def _shell_line(command, given): # text; given: argument of the function -> value
-    "A command and its arguments as you would type them; defaults are left out"
-    name = command.__name__.rstrip('_')
-    words = ['wiseft', name]
-    for p in typer.main.get_command(app).commands[name].params:
-        value = given.get(p.name)
-        if value is None or value == p.default: continue
-        if isinstance(value, bool): # `--quick-gelu`, or `--no-quick-gelu`
-            words += [p.opts[-1]] if value else p.secondary_opts
-            continue
-        for v in value if isinstance(value, list) else [value]:
-            if p.param_type_name == 'option': words.append(p.opts[-1]) # the long one of `--output`, `-o`
-            like_option = isinstance(v, (str, Path)) and str(v).startswith('-')
-            words.append(f'./{v}' if like_option else str(v)) # a file called -x
-    return shlex.join(words)
-
-# %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-# table: options that say how a table is read; clip: options of `zeroshot`
-def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device):
-    "The commands of a run, in order: (command, its arguments, the path it writes)"
-    from wiseft.data.suites import is_suite
-    initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
-    results, page = output/'results.csv', output/'report.html'
-    common = dict(device=device, force=True) # given again alone, a command replaces what it wrote
-    images = dict(suite=data) if is_suite(data) else dict(reference=data)
-    images |= table
-    # the first of the table's metrics is the one that is decided by
-    metrics = None if metric in (None, 'suite') else ','.join(dict.fromkeys([metric, 'accuracy']))
-    # the initial classifier: zero-shot, or a vision-only model with a linear probe
-    of_probe = dict(model=probe, weights=clip['pretrained'], data=data, seed=seed, **table)
-    if probe: first, given = train.probe, of_probe
-    else: first, given = train.zeroshot, dict(classes=data, **clip, **table)
-    return [
-        (first, dict(output=initial, **given, **common), initial),
-        (train.finetune_, dict(
-            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
-            **table, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
-        (merge.merge_, dict(
-            zeroshot=initial, finetuned=[finetuned], alpha='auto', metric=metric, output=averaged, **images,
-            **common), averaged),
-        (evaluate.sweep_, dict(
-            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, metrics=metrics,
-            **images, **common), results),
-        (report.report, dict(results=[results], output=page, shift=shift, force=True, **images), page),
-        (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
-
-# %% ../../nbs/api/shell/08_run.ipynb #c375f674
-def _write_commands(output, steps, force):
-    "Make the folder and its commands.sh, once; ValueError if a run of other commands is there"
-    from wiseft.base.files import atomic_path,tidy
-    lines = [_shell_line(command, given) for command, given, path in steps]
-    text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
-    file = output/'commands.sh'
-    # a run is there: the same commands go on; others are refused, unless none of them has written anything
-    if output.is_dir(): tidy(output) # of what a killed process left
-    if file.is_file() and not force:
-        if file.read_text(encoding='utf-8', errors='surrogateescape') == text: return
-        first_step_failed = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'}
-        if not first_step_failed: raise ValueError(
-            f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
-            f"{option('force', True)}.")
-        force = True
-    # make the folder; `later` notes which files the steps will write, so that --force knows them as wiseft's
-    paths = [path.relative_to(output).as_posix() for command, given, path in steps]
-    later = [path if '.' in path else f'{path}/wiseft.json' for path in paths] # a file, or a classifier's folder
-    later += ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors', _RECORD]
-    with atomic_path(output, force=force, kind='run', later=later) as tmp:
-        tmp.mkdir()
-        (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
-
-# %% ../../nbs/api/shell/08_run.ipynb #72e2130a
-def _load_images(data, shift, table, classnames): # `Suite`
-    "The images, without warnings, which the steps give"
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return train.suite_of(data, classnames, shift, of_table(**table))
-
-def _sets_that_changed(folder, images): # names of sets that results.csv has of other images
-    from wiseft.stats.table_io import read_results
-    if not (folder/'results.csv').exists(): return []
-    table = read_results(folder/'results.csv')
-    evaluated = dict(zip(table.dataset, table.data_fingerprint))
-    return [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
-
-def _check_same_images(folder, data, shift, table):
-    "ValueError if finished steps used other images than there are now; a finished run may do without them"
-    from wiseft.models.save import read_card
-    card = read_card(folder/'finetuned')
-    recipe, changed = card['recipe'], []
-    try: images = _load_images(data, shift, table, card['classnames'])
-    except FileNotFoundError as e:
-        if not (folder/'averaged'/'README.md').exists(): raise # the last step, the card, is to be done
-        return say(f'the images were not found, and this run is finished: here is its result ({e})')
-    trained_on = recipe['images'].split(',')[0] # of 'FINGERPRINT, crops (0.9, 1.0)'
-    if images.train.was_split_earlier(trained_on):
-        earlier = (f'{folder} was begun with the split of an earlier version, which divided groups between training '
-                   f'and held-out images. Choose another name for a new run, or replace this one with '
-                   f'{option("force", True)}.')
-        if (folder/'averaged'/'README.md').exists(): return say(earlier)
-        raise ValueError(earlier)
-    if images.train.fingerprint != trained_on: changed.append('the training images')
-    if recipe.get('validation_images') not in (None, images.validation.fingerprint):
-        changed.append('the validation images')
-    changed += _sets_that_changed(folder, images)
-    if changed: raise ValueError(
-        f"{', '.join(changed)}: these images are not those that {folder} was begun with. Choose another name for a new "
-        f"run, or replace this one with {option('force', True)}.")
-
-# %% ../../nbs/api/shell/08_run.ipynb #5e7a7e01
-_RECORD = 'inputs.json' # path of each step -> path that it has read -> `_state` of it then
-
-def _state(path): # text; '' where nothing is
-    "Hashes of results; of a classifier the hash of its weights, and the images that it was trained and validated on"
-    from wiseft.analysis.predictions import predictions_file
-    from wiseft.base.files import sha256_file
-    from wiseft.models.save import read_card
-    from wiseft.stats.table_io import recipes_file
-    if not path.exists(): return ''
-    if path.is_file(): return ' '.join(sha256_file(p) for p in (path, predictions_file(path), recipes_file(path)))
-    card = read_card(path)
-    return ' '.join(filter(None, [card['hash'], *map(card['recipe'].get, ('images', 'validation_images'))]))
-
-def _do_steps(output, steps, changed_sets): # changed_sets: names of test sets that are others than in results.csv
-    "Do the steps whose output is missing or was made of other inputs; say which are made again, and why"
-    from wiseft.base.files import atomic_path
-    from wiseft.models.open_clip_config import read_json,write_json
-    def inputs(given, own): # what other steps wrote -> its state
-        values = [v for value in given.values() for v in (value if isinstance(value, list) else [value])]
-        return {str(p): _state(p) for *_, p in steps if p in values and p != own}
-    def write():
-        with atomic_path(output/_RECORD, force=True) as tmp: write_json(tmp, record)
-    # an output without a record, as of a killed run, was made of what is there
-    known = read_json(output/_RECORD) if (output/_RECORD).exists() else {}
-    record = {str(path): inputs(given, path) for _, given, path in steps if path.exists()} | known
-    if record != known: write()
-    for step, given, path in steps:
-        now, then = inputs(given, path), record.get(str(path), {})
-        changed = [p for p in now if now[p] != then.get(p)]
-        if step is evaluate.sweep_: changed += changed_sets
-        if path.exists():
-            if not changed: continue
-            say(f'\n{path} is made again, because these have changed: {", ".join(changed)}')
-        say(f'\n{_shell_line(step, given)}')
-        step(**given)
-        record[str(path)] = now
-        write()
-
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
 class Run:
     "The results of a run, loaded on access"
@@ -230,13 +82,13 @@ def run(
     if probe and classnames: raise ValueError(
         f'{option("classnames")} belongs to a CLIP, which reads the names; with {option("probe")} the folders name the '
         'classes: leave it out.')
-    # what is to be done, and whether it can be
+    # the steps, and a check of the images before any of them
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     table = dict(group=group, column=column, reference_domain=reference_domain)
     steps = _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned, changed_sets = output/'finetuned', []
-    if force or not finetuned.exists(): # what is wrong with the images is found before training
+    if force or not finetuned.exists(): # find errors in the images before training
         images = _load_images(data, shift, table, classnames and read_classnames(classnames))
         changed_sets = [] if force else _sets_that_changed(output, images)
     _write_commands(output, steps, force)
@@ -253,6 +105,116 @@ def run(
         show_table(done.decision.table.reset_index(names=''), 'Accuracy in percent')
         say(f'\n{done.decision}')
     return done
+
+# %% ../../nbs/api/shell/08_run.ipynb #0570c32d
+# table: options that say how a table is read; clip: options of `zeroshot`
+def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device):
+    "The commands of a run, in order: (command, its arguments, the path it writes)"
+    from wiseft.data.suites import is_suite
+    initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
+    results, page = output/'results.csv', output/'report.html'
+    common = dict(device=device, force=True) # a command that is repeated alone replaces its output
+    images = dict(suite=data) if is_suite(data) else dict(reference=data)
+    images |= table
+    # the first of the table's metrics is the one that is decided by
+    metrics = None if metric in (None, 'suite') else ','.join(dict.fromkeys([metric, 'accuracy']))
+    # the initial classifier: zero-shot, or a vision-only model with a linear probe
+    of_probe = dict(model=probe, weights=clip['pretrained'], data=data, seed=seed, **table)
+    if probe: first, given = train.probe, of_probe
+    else: first, given = train.zeroshot, dict(classes=data, **clip, **table)
+    return [
+        (first, dict(output=initial, **given, **common), initial),
+        (train.finetune_, dict(
+            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
+            **table, checkpoints=output/'checkpoints', resume=True, **common), finetuned),
+        (merge.merge_, dict(
+            zeroshot=initial, finetuned=[finetuned], alpha='auto', metric=metric, output=averaged, **images,
+            **common), averaged),
+        (evaluate.sweep_, dict(
+            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, metrics=metrics,
+            **images, **common), results),
+        (report.report, dict(results=[results], output=page, shift=shift, force=True, **images), page),
+        (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
+
+# %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
+def _shell_line(command, given): # text; given: argument of the function -> value
+    "A command and its arguments as you would type them; defaults are left out"
+    name = command.__name__.rstrip('_')
+    words = ['wiseft', name]
+    for p in typer.main.get_command(app).commands[name].params:
+        value = given.get(p.name)
+        if value is None or value == p.default: continue
+        if isinstance(value, bool): # `--quick-gelu`, or `--no-quick-gelu`
+            words += [p.opts[-1]] if value else p.secondary_opts
+            continue
+        for v in value if isinstance(value, list) else [value]:
+            if p.param_type_name == 'option': words.append(p.opts[-1]) # the long one of `--output`, `-o`
+            like_option = isinstance(v, (str, Path)) and str(v).startswith('-')
+            words.append(f'./{v}' if like_option else str(v)) # a file called -x
+    return shlex.join(words)
+
+# %% ../../nbs/api/shell/08_run.ipynb #5e7a7e01
+_RECORD = 'inputs.json' # path of each step -> path that it has read -> `_state` of it then
+
+def _state(path): # text; '' if the path doesn't exist
+    "Hashes of results; for a classifier, of its weights and of the images that it was trained and validated on"
+    from wiseft.analysis.predictions import predictions_file
+    from wiseft.base.files import sha256_file
+    from wiseft.models.save import read_card
+    from wiseft.stats.table_io import recipes_file
+    if not path.exists(): return ''
+    if path.is_file(): return ' '.join(sha256_file(p) for p in (path, predictions_file(path), recipes_file(path)))
+    card = read_card(path)
+    return ' '.join(filter(None, [card['hash'], *map(card['recipe'].get, ('images', 'validation_images'))]))
+
+def _do_steps(output, steps, changed_sets): # changed_sets: names of test sets with other images than in results.csv
+    "Do the steps whose output is missing or was made of other inputs; say which are made again, and why"
+    from wiseft.base.files import atomic_path
+    from wiseft.models.open_clip_config import read_json,write_json
+    def inputs(given, own): # what other steps wrote -> its state
+        values = [v for value in given.values() for v in (value if isinstance(value, list) else [value])]
+        return {str(p): _state(p) for *_, p in steps if p in values and p != own}
+    def write():
+        with atomic_path(output/_RECORD, force=True) as tmp: write_json(tmp, record)
+    # an output without a record, as of a killed run, was made of what is there
+    known = read_json(output/_RECORD) if (output/_RECORD).exists() else {}
+    record = {str(path): inputs(given, path) for _, given, path in steps if path.exists()} | known
+    if record != known: write()
+    for step, given, path in steps:
+        now, then = inputs(given, path), record.get(str(path), {})
+        changed = [p for p in now if now[p] != then.get(p)]
+        if step is evaluate.sweep_: changed += changed_sets
+        if path.exists():
+            if not changed: continue
+            say(f'\n{path} is made again, because these have changed: {", ".join(changed)}')
+        say(f'\n{_shell_line(step, given)}')
+        step(**given)
+        record[str(path)] = now
+        write()
+
+# %% ../../nbs/api/shell/08_run.ipynb #c375f674
+def _write_commands(output, steps, force):
+    "Make the folder and its commands.sh, once; ValueError if a run of other commands is there"
+    from wiseft.base.files import atomic_path,tidy
+    lines = [_shell_line(command, given) for command, given, path in steps]
+    text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
+    file = output/'commands.sh'
+    # the same commands continue a run; other commands are refused, unless the first step failed
+    if output.is_dir(): tidy(output) # remove what a killed process left
+    if file.is_file() and not force:
+        if file.read_text(encoding='utf-8', errors='surrogateescape') == text: return
+        first_step_failed = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'}
+        if not first_step_failed: raise ValueError(
+            f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
+            f"{option('force', True)}.")
+        force = True
+    # make the folder; `later` notes which files the steps will write, so that --force knows them as wiseft's
+    paths = [path.relative_to(output).as_posix() for command, given, path in steps]
+    later = [path if '.' in path else f'{path}/wiseft.json' for path in paths] # a file, or a classifier's folder
+    later += ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors', _RECORD]
+    with atomic_path(output, force=force, kind='run', later=later) as tmp:
+        tmp.mkdir()
+        (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
 
 # %% ../../nbs/api/shell/08_run.ipynb #b8d0af01
 @command('wiseft demo', 'wiseft demo -o wiseft-demo --seed 1 --force')
@@ -289,7 +251,7 @@ def demo(
         say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {n_images:,} images, {len(suite.shifts)} of '
             f'{len(suite.shifts)+1} sets shifted')
         table, predictions = sweep(zeroshot, finetuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'],
-                                   seed=seed) # of each image the answer, and for ECE its confidence
+                                   seed=seed) # each image's answer, and its confidence for ECE
         say('3/3 drawing')
         interpolate(zeroshot, finetuned, alpha).save(tmp/'averaged')
         write_results(table, tmp/'results.csv')
@@ -304,3 +266,41 @@ In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged cl
 
 Next, with images of your own in folders named after their classes (`wiseft models` lists the CLIPs to choose from):
   wiseft run photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --shift other-photos -o out""", markup=False)
+
+# %% ../../nbs/api/shell/08_run.ipynb #72e2130a
+def _load_images(data, shift, table, classnames): # `Suite`
+    "The images, without warnings, because the steps print them"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return train.suite_of(data, classnames, shift, of_table(**table))
+
+def _sets_that_changed(folder, images): # names of sets for which results.csv has other images
+    from wiseft.stats.table_io import read_results
+    if not (folder/'results.csv').exists(): return []
+    table = read_results(folder/'results.csv')
+    evaluated = dict(zip(table.dataset, table.data_fingerprint))
+    return [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
+
+def _check_same_images(folder, data, shift, table):
+    "ValueError if finished steps used other images than there are now; a finished run may do without them"
+    from wiseft.models.save import read_card
+    card = read_card(folder/'finetuned')
+    recipe, changed = card['recipe'], []
+    try: images = _load_images(data, shift, table, card['classnames'])
+    except FileNotFoundError as e:
+        if not (folder/'averaged'/'README.md').exists(): raise # the last step, the card, is to be done
+        return say(f'the images were not found, and this run is finished: here is its result ({e})')
+    trained_on = recipe['images'].split(',')[0] # of 'FINGERPRINT, crops (0.9, 1.0)'
+    if images.train.was_split_earlier(trained_on):
+        earlier = (f'{folder} was begun with the split of an earlier version, which divided groups between training '
+                   f'and held-out images. Choose another name for a new run, or replace this one with '
+                   f'{option("force", True)}.')
+        if (folder/'averaged'/'README.md').exists(): return say(earlier)
+        raise ValueError(earlier)
+    if images.train.fingerprint != trained_on: changed.append('the training images')
+    if recipe.get('validation_images') not in (None, images.validation.fingerprint):
+        changed.append('the validation images')
+    changed += _sets_that_changed(folder, images)
+    if changed: raise ValueError(
+        f"{', '.join(changed)}: these images are not those that {folder} was begun with. Choose another name for a new "
+        f"run, or replace this one with {option('force', True)}.")

@@ -6,7 +6,7 @@
 __all__ = ['ClassifierFolder', 'Model', 'Pretrained', 'Preprocess', 'QuickGelu', 'Epochs', 'BatchSize', 'ClassNames', 'Templates',
            'Data', 'MethodNames', 'TrainOption', 'Accumulate', 'GradCheckpointing', 'Checkpoints', 'Shards',
            'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions', 'Settings', 'zeroshot', 'suite_of',
-           'probe', 'named_numbers', 'with_settings', 'finetune_']
+           'probe', 'finetune_', 'named_numbers', 'with_settings']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 import os
@@ -170,72 +170,10 @@ def probe(
         if tmp: probe.save(tmp)
     wrote(output)
 
-# %% ../../nbs/api/shell/02_train.ipynb #e5d76e94
+# %% ../../nbs/api/shell/02_train.ipynb #7096d4ca
 Settings = Annotated[Optional[List[str]], typer.Option('--set',
     help='A hyperparameter of the method, NAME=NUMBER; `wiseft methods METHOD` lists them. Repeat it for '
          'several.')]
-
-def named_numbers(options:list|None) -> dict: # name -> number
-    "Parse options of the form NAME=NUMBER"
-    values = {}
-    for text in options or []:
-        name, _, number = text.partition('=')
-        try: value = int(number) if number.isdigit() else float(number)
-        except ValueError: value = -1 # refused in the next line
-        if not 0 <= value < float('inf'): raise typer.BadParameter(
-            f'Expected NAME=NUMBER with a number of at least 0, such as head=10; got {text!r}.')
-        values[name] = value
-    return values
-
-def with_settings(
-    methods:dict, # kind -> `Method`
-    settings:list|None, # as `--set` gives them
-) -> dict:
-    "The methods with these hyperparameters; each goes to the only method that has it"
-    methods, numeric = dict(methods), [] # of (hyperparameter that is a number, kind of its method)
-    for kind, m in methods.items():
-        for name, p in m.parameters.items():
-            is_number = type(p.default) in (int, float) or p.annotation in (int, float)
-            if is_number or name == m.strength: numeric.append((name, kind))
-    for name, value in named_numbers(settings).items():
-        kinds = [kind for other, kind in numeric if other == name]
-        if len(kinds) != 1: raise ValueError(
-            f'--set {name}: expected a hyperparameter of one of the methods. There are: '
-            f'{", ".join(other for other, _ in numeric) or "none"}.')
-        methods[kinds[0]] = methods[kinds[0]].set(**{name: value})
-    return methods
-
-# %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
-_KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
-
-# as --captions, --method, --use, --train, and --set give them; returns kind -> `Method`, such as 'loss' -> FLYP;
-# of 'train' it may be a word: all, head, last:2
-def _methods_from_options(captions, names, use, train, settings): # dict
-    "The methods of a fine-tuning, at most one of a kind, with their hyperparameters"
-    from wiseft.base.registry import find_method
-    load_methods(use)
-    if captions and not names: names = ['FLYP']
-    methods = {}
-    for m in map(find_method, names or []):
-        if m.kind not in _KINDS: raise ValueError(
-            f'{m.name} is of the kind {m.kind}; --method takes {", ".join(_KINDS)}: see `wiseft methods`.')
-        if m.kind in methods: raise ValueError(
-            f'{methods[m.kind].name} and {m.name} are both of the kind {m.kind}: give one.')
-        methods[m.kind] = m
-    if captions and 'initialization' in methods: raise ValueError(
-        'An initialization is fitted to labels, and --captions have none: leave out one of them.')
-    if 'train' in methods and train != 'all': raise ValueError(
-        f'--train {train} and --method both say what trains: give one of them.')
-    word, _, number = train.partition(':')
-    is_method = word not in ('all', 'head', 'last') # such as lora:8, where 8 is its strength
-    if is_method:
-        try:
-            method = find_method(word, 'train')
-            methods['train'] = method.set(**{method.strength: int(number)}) if number else method
-        except ValueError: raise ValueError(
-            f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.') from None
-    methods = with_settings(methods, settings)
-    return methods if 'train' in methods else methods | dict(train=train)
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned',
@@ -308,3 +246,66 @@ def _remove_checkpoint(folder):
     from wiseft.train.resume import checkpoint_file
     checkpoint_file(folder).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
+
+# %% ../../nbs/api/shell/02_train.ipynb #e5d76e94
+def named_numbers(options:list|None) -> dict: # name -> number
+    "Parse options of the form NAME=NUMBER"
+    values = {}
+    for text in options or []:
+        name, _, number = text.partition('=')
+        try: value = int(number) if number.isdigit() else float(number)
+        except ValueError: value = -1 # refused in the next line
+        if not 0 <= value < float('inf'): raise typer.BadParameter(
+            f'Expected NAME=NUMBER with a number of at least 0, such as head=10; got {text!r}.')
+        values[name] = value
+    return values
+
+def with_settings(
+    methods:dict, # kind -> `Method`
+    settings:list|None, # as `--set` gives them
+) -> dict:
+    "The methods with these hyperparameters; each goes to the only method that has it"
+    methods, numeric = dict(methods), [] # of (hyperparameter that is a number, kind of its method)
+    for kind, m in methods.items():
+        for name, p in m.parameters.items():
+            is_number = type(p.default) in (int, float) or p.annotation in (int, float)
+            if is_number or name == m.strength: numeric.append((name, kind))
+    for name, value in named_numbers(settings).items():
+        kinds = [kind for other, kind in numeric if other == name]
+        if len(kinds) != 1: raise ValueError(
+            f'--set {name}: expected a hyperparameter of one of the methods. There are: '
+            f'{", ".join(other for other, _ in numeric) or "none"}.')
+        methods[kinds[0]] = methods[kinds[0]].set(**{name: value})
+    return methods
+
+# %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
+_KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
+
+# as --captions, --method, --use, --train, and --set give them; returns kind -> `Method`, such as 'loss' -> FLYP;
+# of 'train' it may be a word: all, head, last:2
+def _methods_from_options(captions, names, use, train, settings): # dict
+    "The methods of a fine-tuning, at most one of a kind, with their hyperparameters"
+    from wiseft.base.registry import find_method
+    load_methods(use)
+    if captions and not names: names = ['FLYP']
+    methods = {}
+    for m in map(find_method, names or []):
+        if m.kind not in _KINDS: raise ValueError(
+            f'{m.name} is of the kind {m.kind}; --method takes {", ".join(_KINDS)}: see `wiseft methods`.')
+        if m.kind in methods: raise ValueError(
+            f'{methods[m.kind].name} and {m.name} are both of the kind {m.kind}: give one.')
+        methods[m.kind] = m
+    if captions and 'initialization' in methods: raise ValueError(
+        'An initialization is fitted to labels, and --captions have none: leave out one of them.')
+    if 'train' in methods and train != 'all': raise ValueError(
+        f'--train {train} and --method both say what trains: give one of them.')
+    word, _, number = train.partition(':')
+    is_method = word not in ('all', 'head', 'last') # such as lora:8, where 8 is its strength
+    if is_method:
+        try:
+            method = find_method(word, 'train')
+            methods['train'] = method.set(**{method.strength: int(number)}) if number else method
+        except ValueError: raise ValueError(
+            f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.') from None
+    methods = with_settings(methods, settings)
+    return methods if 'train' in methods else methods | dict(train=train)

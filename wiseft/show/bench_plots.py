@@ -60,7 +60,7 @@ def plot_gains(
     left, right = fig.subplots(1, 2, sharey=True)
     _draw_intervals(left, rows, null, middle='gain', low='low', high='high')
     _draw_intervals(right, rows, null, middle='ahead', low='ahead_low', high='ahead_high')
-    for y, beyond in enumerate(rows.beyond): # words in place of the gain, which is NaN where this is above 0
+    for y, beyond in enumerate(rows.beyond): # words in place of the gain, which is NaN if this is above 0
         words = f'{100*beyond:.1f} beyond the plain averages' if beyond > 0 else ''
         left.text(.01, y, words, ha='left', va='center', fontsize='small', transform=left.get_yaxis_transform())
     n = len(rows)

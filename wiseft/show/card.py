@@ -35,7 +35,7 @@ def write_card(
         raise FileExistsError(f'{page} is not a card of wiseft and is kept. Rename it, or remove it.')
     table = read_results(results) if isinstance(results, (str, Path)) else results
     merge = card['recipe'].get('merge')
-    if not isinstance(merge, dict): merge = {} # a stranger's may be anything
+    if not isinstance(merge, dict): merge = {} # somebody else's file may have anything here
     # what the template needs; `Markup` is text that is Markdown already, and not escaped
     values = dict(settings=Markup(_hub_settings(card)), name=folder.name, rows=recipe_rows(card),
                   kind=f"{_kind(card)} {merge.get('chosen', '')}".strip(), began=card['clip']['name'],
@@ -62,7 +62,7 @@ _PICTURES = dict(frontier='frontier.png', shifts='results.png') # name of a pict
 
 def _verdict(table, results, alpha, chosen): # dict of values of the template
     "The decision that follows from the predictions beside a table, and its numbers"
-    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5 # an end is no average
+    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5 # 0 and 1 are no averages
     predictions = read_predictions(file) if file.exists() else None
     comparisons = None if predictions is None else compare_ends(
         predictions, average, metric_to_compare(table, predictions))
@@ -163,7 +163,7 @@ def recipe_rows(
     name = f"{tower['name']} {tower.get('pretrained') or ''}".strip()
     rows = [('tower', name), ('alpha', alpha), ('hash', card['hash'])]
     if card.get('head_from_text'): rows += [('text tower', 'fine-tuned; the head is built from it')]
-    rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])] # hashes of those it was made from
+    rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])] # hashes
     rows += [*recipe_lines(recipe), ('versions', in_words(versions))]
     for k, v in card['metrics'].items():
         if isinstance(v, (int, float)): rows.append((k.replace('_', ' '), f'{v:.4g}'))

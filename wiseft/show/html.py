@@ -77,7 +77,7 @@ def html_section(
     frame:pd.DataFrame,
     about:str='', # text between the heading and the table
     digits:int=1, # as in `html_table`
-    folded:bool=False, # only the heading, until one opens it; on paper all of it
+    folded:bool=False, # show only the heading until it is opened; on paper everything
 ) -> Markup:
     "A heading, a text, and a table"
     return render(_SECTION, title=title, about=about, table=html_table(frame, digits), folded=folded)

@@ -65,7 +65,7 @@ def accuracy_words(
 def without_repetition(
     table:pd.DataFrame, # results, or comparisons: with `dataset` and `role`
 ) -> pd.DataFrame:
-    "The rows but for means over a single set, which are that set again"
+    "The rows without means over a single set, which repeat that set"
     sets = table[~table.dataset.isin(MEANS)]
     def single(role): return sets.dataset[sets.role==role].nunique()==1
     again = [mean for mean, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')) if single(role)]
@@ -102,7 +102,7 @@ def curves(
 def single_points(
     points:pd.DataFrame, # with `label`
 ) -> pd.DataFrame:
-    "The rows of no curve: the ends, and methods with one α or none"
+    "Rows outside of curves: the ends, and methods with one α or none"
     return points[~points.label.isin([c.label for c in curves(points)])]
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #ed822eb8
@@ -155,7 +155,7 @@ def verdict_numbers(
     rows = [kept[kept.dataset==d] for d in sides]
     metric = table.metric.iloc[0]
     numbers = [(f'{capital(metric)} {sides[r.dataset]}', r.value, r.low, r.high) for r in pd.concat(rows).itertuples()]
-    # the difference under shift, else on the reference, which comes first; of an initial model that of the average
+    # the difference under shift, else on the reference (the first row); for an initial model, the average's difference
     pairs = comparisons[(comparisons.a==initial) & (comparisons.b==f'weight-space, {decision.alpha:g}')]
     if method=='fine-tuned' and len(pairs): pairs = pairs[:0] if predictions is None else compare(
         predictions, dict(method=initial), dict(method='fine-tuned'), metric=metric)

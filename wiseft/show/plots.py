@@ -21,7 +21,7 @@ from .plot_data import (ENDS, NAMES, POINT_KEYS, accuracy_words, capital, curves
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
 def _color(label): # color
-    "Color of a label; a fine-tuned classifier of several has that of its averages"
+    "Color of a label; one of several fine-tuned classifiers has the color of its averages"
     return COLORS[re.sub(' fine-tuned$', ' weight-space', label)]
 
 def _draw_frontier(ax, points): # points: of `frontier`
@@ -253,7 +253,7 @@ def pictures(
     shifts = [d for d in dataset_order(table[table.role=='shift']) if d!=MEAN]
     if reference and MEAN in sets:
         where, shown = MEAN, table
-        if len(shifts) == 1: # its mean is itself, and on one set more curves are only more noise
+        if len(shifts) == 1: # the mean is that set itself, and more curves on one set only show noise
             [where], averages = shifts, table.method=='weight-space'
             shown = table[averages | ~table.method.isin(NAMES)] if averages.any() else table
         figure = plot_frontier(shown, where)

@@ -152,7 +152,7 @@ def _verdicts(table, comparisons, alpha, predictions): # yields the fields of a 
     tunings = [t for t in table.tuning.unique() if t]
     for t in tunings if len(tunings) > 1 else ['']: # '': one verdict of all rows
         rows, own = table, comparisons
-        if t: # its rows, and those of the initial model, which has no tuning
+        if t: # the tuning's rows, and the initial model's, which have no tuning
             rows = table[table.tuning.isin(['', t])]
             own = None if comparisons is None else comparisons[comparisons.tuning==t]
         decision, sentences, lead, numbers = _decision(own, alpha), headline(rows, alpha, own), '', []
@@ -178,7 +178,7 @@ def _table_sections(everything, alpha): # yields HTML
     w = _as_in_pictures(wide(table).reset_index()) # methods in rows, sets in columns
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     notes = table[table.note != ''].drop_duplicates('dataset') if 'note' in table else table[:0]
-    notes = [f'{r.dataset}: {r.note}.' for r in notes.itertuples()] # why there is no interval, say
+    notes = [f'{r.dataset}: {r.note}.' for r in notes.itertuples()] # such as why there is no interval
     yield html_section(f'{capital(metric)} in percent', w.rename(columns=dict(alpha='α')), ' '.join(notes), folded=True)
     # intervals of the pictures' marked points
     t = _as_in_pictures(_rows_at_alpha(table[table.low.notna()], alpha))
@@ -204,7 +204,7 @@ def _robustness_section(table, alpha): # yields HTML
     "Section on effective and relative robustness, if a baseline is known"
     baselines = known_baselines(table)
     if not baselines or not reference_set(table): return
-    # of each row under shift: rho, tau, fit: the baseline's name ('': none for this set), note: why there is no rho
+    # for each row under shift: rho, tau, fit (the baseline's name, '' without one), note (why there is no rho)
     r = robustness(table, baselines)
     r = _as_in_pictures(_rows_at_alpha(r[r.fit!=''], alpha))
     shown = labeled(r)[['dataset', 'label', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
@@ -472,7 +472,7 @@ shown.</p>
 
 def _change_sections(predictions, alpha, images): # images: set name -> `ImageSet`, or {}; yields HTML
     "The section about single images, set by set"
-    # a row per image and end (zero-shot, fine-tuned) of which only the average is right (`gained`), or only the end;
+    # a row per image and end (zero-shot, fine-tuned) if only the average is right (`gained`), or only the end;
     # before, sure_before: the end's answer and confidence; after, sure_after: the average's
     changed = changed_images(predictions, alpha)
     if not len(changed): return

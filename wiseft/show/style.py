@@ -87,7 +87,7 @@ def accuracy_axis(
     values:np.ndarray, # fractions, ends of intervals among them
     logit:bool=True, # where the values have room on that scale
 ):
-    "Logit scale if asked for and possible, limits around the values, ticks in percent."
+    "Logit scale if `logit` and the values allow it, limits around the values, ticks in percent."
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     name, scale = axis.axis_name, 'logit' if logit and fits_logit(values) else 'linear'

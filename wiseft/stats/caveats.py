@@ -16,7 +16,7 @@ SMALL_SET = 50 # images; with fewer, one image is more than two points
 def reasons_to_doubt(
     table:pd.DataFrame, # results, of a sweep or of any classifiers
     n_classes:int|None=None, # of the classifiers; without it guessing is not judged
-) -> list: # sentences; empty where nothing speaks against the table
+) -> list: # sentences; [] if nothing speaks against the table
     "Reasons to doubt a results table"
     t = first_metric(table)
     return [*_guessing(t, n_classes), *_small_sets(t), *different_images(t)]
@@ -96,7 +96,7 @@ def warnings_about_averaging(
     n:int,      # how many images
     start:str='zero-shot', # what stands at alpha = 0, or 'start'
     images:str='validation images', # what `accuracies` are of, in words
-    chosen:float=.5, # α that was chosen on them; of another average than that at 0.5 nobody says that it costs
+    chosen:float=.5, # α that was chosen on them; if it isn't 0.5, no sentence says that averaging costs
     variance:float|None=None, # of the numbers per image of another metric; None: of right and wrong
 ) -> list: # a sentence, or none
     "Warnings if the average at alpha = 0.5 is worse than the better end by more than two standard errors"

@@ -13,8 +13,8 @@ from ..base.lazy import sparse, stats
 from .intervals import groups_for_interval, mean_of_set, right_or_wrong
 
 # %% ../../nbs/api/stats/02_class_metrics.ipynb #1219e3e3
-def _counts(predicted, labels): # images that are right, that are there, and that are called so, of each class
-    "Of each class; ValueError for unreadable images"
+def _counts(predicted, labels): # three (n_classes,) counts: right answers, images of the class, answers with the class
+    "Counts by class; ValueError for unreadable images"
     if min(predicted.min(), labels.min()) < 0: raise ValueError(
         'There are negative class indices. Leave out images that could not be read, whose index is -1.')
     n_classes = max(predicted.max(), labels.max()) + 1
@@ -37,7 +37,7 @@ def balanced_accuracy(
     predicted:np.ndarray, # (n,) class indices
     labels:np.ndarray, # (n,)
 ) -> tuple: # (value, (n,) influence)
-    "Mean over the classes in `labels` of the share of their images that is right"
+    "Mean of the recall over the classes in `labels`"
     right, there, _ = _counts(predicted, labels)
     share, some = right/np.maximum(there, 1), there > 0
     return share[some].mean(), len(labels)/some.sum()/there[labels]*((predicted == labels) - share[labels])
@@ -47,7 +47,7 @@ def recall(
     labels:np.ndarray, # (n,)
     of:int # class
 ) -> tuple: # (value, (n,) influence)
-    "Share of the images of one class that is right, its sensitivity"
+    "Share of right answers among the images of one class, its sensitivity"
     own = labels == of
     value = (predicted[own] == of).mean()
     return value, own/own.mean()*((predicted == labels) - value)
@@ -102,7 +102,7 @@ def of_blocks(
     if k == 1: return value, np.zeros(len(labels))
     block = units % k
     left = np.array([function(scores[block != b], labels[block != b]) for b in range(k)])
-    # of a block the pseudo-value; its images are as many units as if each had been left out alone, but say no more
+    # the pseudo-value of a block, which all its images share
     wider = np.sqrt(n_units/k)*stats.t.ppf(.975, k-1)/stats.t.ppf(.975, n_units-1)
     influence = (wider*(k-1)*(left.mean() - left))[block]
     return value, influence - influence.mean()
@@ -112,7 +112,7 @@ def corrected(
     influence:np.ndarray, # (n,)
     labels:np.ndarray, # (n,)
 ) -> np.ndarray: # (n,), whose mean is the same
-    "Influences whose deviations within a class of m images are m/(m − 1) times as large, as leaving out one is"
+    "Influences with deviations within a class of m images times m/(m − 1), the exact effect of leaving out one"
     there = np.bincount(labels)
     mean = np.bincount(labels, influence)/np.maximum(there, 1)
     return influence + (influence - mean[labels])/np.maximum(there[labels] - 1, 1)
@@ -147,7 +147,7 @@ def times_drawn(
     rng:np.random.Generator,
 ) -> np.ndarray: # (n_resamples, n)
     "Number of times that each unit is in each bootstrap resample"
-    begins = n*np.arange(n_resamples)[:,None] # of the numbers of each resample, so that all are counted at once
+    begins = n*np.arange(n_resamples)[:,None] # first number of each resample, so that one call counts all
     drawn = rng.integers(n, size=(n_resamples, n)) + begins
     return np.bincount(drawn.ravel(), minlength=n_resamples*n).reshape(n_resamples, n)
 

@@ -128,10 +128,10 @@ def mean_over_sets(
 MIN_GROUPS = 5 # below so many groups, an interval over them says nothing
 
 def groups_for_interval(
-    groups:list|None, # (n,) names of what belongs together; None or '' where unknown
+    groups:list|None, # (n,) names of groups of images that belong together; None or '' if unknown
     units:list,       # (n,) ids of the originals, which copies share
 ) -> list|None: # (n,) ids; None: it is over images
-    "Groups that the interval of a set is over, if there are enough; an image without one is by itself"
+    "Groups for the interval of a set, if there are enough; an image without a group is its own"
     if groups is None: return None
     ids = [u if g in (None, '') else g for g, u in zip(groups, units)]
     return ids if MIN_GROUPS <= len(set(ids)) < len(set(units)) else None

@@ -150,9 +150,9 @@ def robustness(
         # where fine-tuning began; the first, of several α
         if r.method in INITIAL: initial.setdefault((r.classifier, r.tuning, r.dataset), r.value)
     rows, name = [], reference_set(table)
-    is_mean_of_five = {*IMAGENET_SHIFTS} <= {*table.dataset} # for which there are fits
+    is_mean_of_five = {*IMAGENET_SHIFTS} <= {*table.dataset} # sets that have published fits
     for r in table[table.role=='shift'].itertuples(): # the mean over shifts is one, too
-        # above the baseline, and why there is no such number
+        # accuracy above the baseline, and why it is unknown
         key = classifier_of(r)
         reference, fit = values.get((*key, name), np.nan), None
         if baselines is not None: fit = baselines.get(r.dataset)
@@ -180,5 +180,5 @@ def _published(of_shift, of_all, dataset, source): # reference accuracies on the
     "Reference accuracy and its published baseline: on the shift's classes, if there are both, else on all"
     for reference, classes in ((of_shift, 'shift'), (of_all, 'all')):
         if np.isnan(reference): continue
-        with suppress(ValueError): return reference, published_baseline(dataset, classes, source) # else no such fit
+        with suppress(ValueError): return reference, published_baseline(dataset, classes, source) # or no such fit
     return of_all, None

@@ -23,10 +23,10 @@ INITIAL = ['zero-shot', 'start'] # where fine-tuning began; of a model without w
 ROLES = ['reference', 'shift', 'control', 'aside'] # of a set
 REFERENCE, MEAN = 'reference', 'mean over shifts' # what suites call their reference, and the row over their shifts
 CONTROL_MEAN = 'mean over control sets' # the row over sets of other tasks, whose role is 'control' too
-MEANS = MEAN, CONTROL_MEAN # rows that are no sets
+MEANS = MEAN, CONTROL_MEAN # rows that are means and not sets
 BOUNDED = ['accuracy', 'top-5', 'macro-F1', 'micro-F1', 'balanced accuracy', 'AUROC', 'worst-group accuracy',
            'ECE (15 bins)'] # metrics that are fractions
-UNBOUNDED = ['NLL', 'Brier', 'KL from start'] # those that are none
+UNBOUNDED = ['NLL', 'Brier', 'KL from start'] # metrics that are not fractions
 _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.NA, low=np.nan, high=np.nan,
                  n_skipped=0, precision='fp32', seed=pd.NA, version=__version__, data_fingerprint='')
 _numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64',
@@ -124,7 +124,7 @@ def different_images(
     if 'data_fingerprint' not in table: return []
     known = table[table.data_fingerprint != '']
     n = known.groupby('dataset', sort=False).data_fingerprint.nunique()
-    names = [d for d in n.index[n > 1] if d not in MEANS] or [*n.index[n > 1]] # a mean alone: over different sets
+    names = [d for d in n.index[n > 1] if d not in MEANS] or [*n.index[n > 1]] # or only means, over other sets
     if not names: return []
     return [f'{first_few(names)}: rows of the table are of different images (`data_fingerprint` differs), so their '
             'numbers differ by the images, too. Evaluate all classifiers on the same images, or show the rows apart.']
@@ -140,7 +140,7 @@ def own_means(
     for mean, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
         sets, rows = table[(table.role == role) & ~table.dataset.isin(MEANS)], table[table.dataset == mean]
         if not len(sets) or not len(rows): continue
-        # for each row of the mean: what its sets give, their number, and whether the number of images is known of all
+        # for each mean: the mean of its sets, their number, and whether all their numbers of images are known
         by_classifier = sets.groupby(keys, dropna=False)
         given = by_classifier.agg(own=('value', 'mean'), n_sets=('value', 'size'), n_own=('n', 'sum'),
                                   known=('n', 'count'))
@@ -171,7 +171,7 @@ def first_metric(
 def check_fraction(
     table:pd.DataFrame,
 ):
-    "ValueError where the first metric is no fraction: pictures and pages are in percent"
+    "ValueError if the first metric isn't a fraction, because pictures and pages are in percent"
     if (metric := table.metric.iloc[0]) in UNBOUNDED: raise ValueError(
         f'The first metric of the table is {metric}, which is not in percent as pictures and reports are. Evaluate '
         f"with accuracy first in {option('metrics')}.")
@@ -197,7 +197,7 @@ def reference_set(
 
 def reference_rows(
     rows:pd.DataFrame, # of results, comparisons, or predictions, in the order of the sets
-) -> pd.DataFrame: # those of the reference, which comes first; of a set alone, whose role is aside, too
+) -> pd.DataFrame: # the reference's rows, which come first; a single set with the role 'aside' is one
     "Rows of the reference among those of several sets"
     rows = rows[rows.role.isin(['reference', 'aside'])]
     return rows[rows.dataset == rows.dataset.iloc[0]] if len(rows) else rows

@@ -45,7 +45,7 @@ def read_results(
     path = existing_file(path, 'results table')
     try:
         check_columns(path)
-        # every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name
+        # every column as text; utf-8-sig drops the byte order mark that spreadsheets write
         return results_table(pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig'))
     except BadFile: raise
     except (ValueError, TypeError, ArithmeticError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
@@ -84,7 +84,7 @@ def write_clip_benchmark(
     model:str|dict='CLIP', # architecture of all classifiers, such as ViT-B-32; or classifier's name -> its own
     force:bool=False,   # replace such a folder
 ) -> Path:
-    "Write results as CLIP_benchmark does: its `clip_benchmark build` makes one table of these files and its own"
+    "Write results in the format of CLIP_benchmark, whose `clip_benchmark build` joins these files with its own"
     table = results_table(table)
     for _, rows in table.groupby('metric'): check_single(rows)
     # one classifier on one set each, with a row per metric; means over sets are left out
