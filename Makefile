@@ -20,7 +20,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-load
 test: .venv/.tools
 	$(TEST) -m "not slow"
 
-## make test-all  then the slow part: every page, the whole site, all sources, fuzz, kills, exports, recomputation
+## make test-all  then the slow part: every page, the whole site, all sources, fuzz, kills, exports, the audit
 test-all: test
 	$(TEST) -m slow
 

@@ -11,7 +11,7 @@ from wiseft.infer.scores import score
 from wiseft.stats.intervals import mean_difference, mean_over_sets
 
 sys.path.insert(0, str(ROOT / "tools"))
-from kept import t_interval
+from audit import t_interval
 
 stdtrit = later("scipy.special", "stdtrit")
 
