@@ -21,6 +21,7 @@ import warnings
 import zipfile
 from copy import deepcopy
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -650,6 +651,23 @@ class Labeled(Reader):
         return holds_images(folder / "table.csv"), table_set(folder / "table.csv").fingerprint
 
 
+class Parquet(Labeled):
+    "Parquet tables of images and their labels"
+    modules, name = ("data/labels", "data/arrays"), "table.parquet"
+
+    def starts(self):
+        for labels in (["cat", "dog", None, "cat"], [0, 1, 1, 0]):
+            table = pd.DataFrame(dict(path=[f"{i}.png" for i in range(4)], y=labels, group=["g", None, "h", "h"]))
+            yield {self.name: saved(lambda t, f: t.to_parquet(f), table.dropna(subset="y")),
+                   "classnames.txt": b"cat\ndog\n"}
+
+    def files(self, parts):
+        return {f"{i}.png": encoded(Image.new("L", (4, 4), i), "PNG") for i in range(4)} | parts
+
+    def read(self, folder):
+        return holds_images(folder / self.name), table_set(folder / self.name).fingerprint
+
+
 class Captions(Labeled):
     "Tables of images and their captions"
     modules, columns = ("data/labels", "train/loaders"), ["file", "caption", "group"]
@@ -795,7 +813,7 @@ class Hashes(Reader):
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Corrupted, Configs, HubFolders, Cards,
            Adapters, Images, Results, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes,
-           Markers, Lists, Suites, Shards, Labeled, Captions, Answers, Published]
+           Markers, Lists, Suites, Shards, Labeled, Captions, Answers, Published] + [Parquet]*bool(find_spec("pyarrow"))
 
 
 # ---------- what becomes of a file ----------

@@ -11,15 +11,20 @@ from conftest import later
 from torch import nn
 
 from wiseft.analysis.decision import decide
-from wiseft.analysis.forgetting import forgetting, say_forgetting
+from typer.testing import CliRunner
+
+from wiseft.analysis.forgetting import forgetting, say_forgetting, what_it_forgot
 from wiseft.analysis.paired import compare
-from wiseft.analysis.predictions import compare_ends, read_predictions, write_predictions
+from wiseft.analysis.predictions import compare_ends, predictions_file, read_predictions, write_predictions
+from wiseft.analysis.runs import compare_ends_of_runs, compare_runs
 from wiseft.data.images import ImageSet
 from wiseft.data.suites import Suite
 from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.infer.rules import choose_alpha, keeps
 from wiseft.infer.scores import KeptPredictions
+from wiseft.shell.cli import app
+from wiseft.stats.table_io import write_results
 
 balanced_accuracy_score, cohen_kappa_score, f1_score, recall_score, roc_auc_score = later(
     "sklearn.metrics", "balanced_accuracy_score", "cohen_kappa_score", "f1_score", "recall_score", "roc_auc_score")
@@ -139,6 +144,31 @@ def test_comparisons_and_what_follows_name_it(swept, tmp_path):
         np.testing.assert_allclose(*lines, atol=2e-4)  # the file has five digits
 
 
+def test_tables_of_several_runs_are_by_it(ends, suite, swept, tmp_path):
+    other = Linear(1.0, ends[0].weight.detach() + torch.tensor([[-6.0], [4], [0]]))
+    runs = dict(one=swept, two=sweep(ends[0], other, suite, [0.5], by=["weight-space"], keep_predictions=True,
+                                     metrics=["balanced accuracy", "AUROC"], **QUIET))
+    kept = {name: predictions for name, (_, predictions) in runs.items()}
+    values = {name: t[t.dataset == "mean over shifts"].set_index(["metric", "method"]).value
+              for name, (t, _) in runs.items()}
+    for name, (table, predictions) in runs.items():  # a file may have the classes in another order
+        write_results(table[table.metric == "balanced accuracy"], tmp_path / f"{name}.csv")
+        write_predictions(predictions, predictions_file(tmp_path / f"{name}.csv"))
+    again = {name: read_predictions(predictions_file(tmp_path / f"{name}.csv")) for name in runs}
+    for metric in "balanced accuracy", "AUROC":
+        one, two = (values[name][metric] for name in runs)
+        for rows in compare_runs(kept, metric=metric), compare_runs(again, metric=metric):
+            assert (rows.metric == metric).all() and rows.low.notna().all()
+            mean = rows[rows.dataset == "mean over shifts"]
+            assert mean.difference.item() == pytest.approx(two["weight-space"] - one["weight-space"], abs=1e-5)
+        rows = compare_ends_of_runs(kept, metric=metric).set_index(["tuning", "a", "dataset"])
+        assert rows.difference["two", "fine-tuned", "mean over shifts"] == \
+            pytest.approx(two["weight-space"] - two["fine-tuned"])
+    done = CliRunner().invoke(app, ["report", *(f"{tmp_path}/{name}.csv" for name in runs), "-o", f"{tmp_path}/r.html"])
+    assert done.exit_code == 0, done.output
+    assert "Its balanced accuracy is" in (tmp_path / "r.html").read_text()
+
+
 def test_report_and_pictures_name_it(swept, tmp_path):
     table, kept = swept
     own = table[table.metric == "balanced accuracy"]
@@ -206,6 +236,15 @@ def test_keeps_and_forgetting_measure_it(swept):
     kept.images["role"] = kept.images.role.mask(kept.images.dataset == "snow", "control")
     lost = forgetting(kept, [dict(method="fine-tuned")], "balanced accuracy")
     assert "balanced accuracy" in say_forgetting(lost) and (lost.low <= lost.change).all()
+    assert "balanced accuracy), against" in what_it_forgot(kept, 0.5, "balanced accuracy")
+    assert "recall" not in what_it_forgot(kept, 0.5, "recall of owl")  # of a class that control sets lack
+    with pytest.raises(ValueError, match="Control sets have no recall of owl"):
+        forgetting(kept, metric="recall of owl")
+    few = kept.images.copy()
+    nth = few.groupby(["dataset", "label"], observed=True).cumcount()
+    few["label"] = few.label.where((few.label != "owl") | (nth < 3), "cat")
+    few = KeptPredictions(few, kept.members)
+    assert "snow has no interval: 1 of 3 classes have fewer than 5 images" in what_it_forgot(few, 0.5, "macro-F1")
     by_class = kept.frame(dataset="snow").groupby(["alpha", "label"], observed=True).correct.mean()
     by_class = by_class.groupby("alpha").mean()
     assert lost.change[0] == pytest.approx(by_class[1.0] - by_class[0.0])

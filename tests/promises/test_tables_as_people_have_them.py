@@ -16,6 +16,7 @@ from wiseft.data.control import control_set
 from wiseft.data.objects import image_set
 from wiseft.data.suites import Suite, folder_suite
 from wiseft.infer.rules import choose_alpha
+from wiseft.models.save import read_card
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
 from wiseft.shell.run import Run
@@ -246,6 +247,23 @@ def test_a_folder_of_domains(splits, tmp_path):
         folder_suite(pacs / "photo", [], reference_domain="photo")
 
 
+def test_domains_with_some_classes_of_their_own(tmp_path):
+    "Classes are those of all domains, as in a table; a folder without images is no domain"
+    pacs = folders_of_domains(tmp_path / "pacs", ("train", "val", "test"))
+    (pacs / "splits").mkdir()
+    for i in range(3): draw(pacs / "sketch/test/cow" / f"{i}.png", i)
+    draw(pacs / "photo/train/owl/1.png", 7)
+    with pytest.raises(ValueError, match=r"holds the domains 'art', 'photo', 'sketch', .* name them: classnames"):
+        folder_suite(pacs, [])
+    with pytest.warns(UserWarning, match="no training images of 'cow', but test or validation images"):
+        suite = folder_suite(pacs, [], reference_domain=["photo", "art"])
+    assert suite.classnames == ["cat", "cow", "dog", "owl"]
+    assert suite.train.counts().tolist() == [24, 0, 24, 1] and suite.shifts["sketch"].counts()["cow"] == 3
+    for i in range(2): draw(tmp_path / "other" / ["photo/cat", "sketch/cow"][i] / "1.png", i)
+    with pytest.raises(ValueError, match="'sketch' has no images of the classes of the reference, only of 'cow'"):
+        folder_suite(tmp_path / "other", [], reference_domain="photo")
+
+
 def test_what_is_no_folder_of_domains(tmp_path):
     "Classes with folders in them, given by name; and splits"
     for name in NAMES:
@@ -272,6 +290,26 @@ def test_the_shell_says_what_is_meant(tmp_path, folder):
     assert "--column takes one of file, label" in said("data", file, "--column", "lable=Finding")
 
 
+@pytest.mark.parametrize("metric, words", {"ECE (15 bins)": "not one number per image",
+                                           "recall of cow": "no class 'cow'"}.items())
+def test_a_metric_that_cannot_choose_is_named_before_training(metric, words, tmp_path):
+    photos = folders_of_domains(tmp_path) / "photo"
+    done = CliRunner().invoke(app, ["run", str(photos), "-o", str(tmp_path / "out"), "--metric", metric])
+    assert words in " ".join(done.output.split()) and not (tmp_path / "out").exists()
+
+
+def test_run_by_a_loss(tmp_path, monkeypatch):
+    "In percent is accuracy"
+    monkeypatch.chdir(tmp_path)
+    pico_classifier(NAMES).save(tmp_path / "tiny")
+    photos = str(folders_of_domains(tmp_path) / "photo")
+    done = CliRunner().invoke(app, ["run", photos, "--model", "local-dir:tiny", "--epochs", "1", "-o", "out",
+                                    "--metric", "NLL"])
+    assert done.exit_code == 0, done.output
+    assert "Accuracy in percent" in done.stdout
+    assert "by NLL on" in read_card(Path("out/averaged"))["recipe"]["merge"]["chosen"]
+
+
 def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     "From the file to a decision in one command; the same in Python"
     monkeypatch.chdir(tmp_path)
@@ -287,7 +325,7 @@ def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     warned = [line for line in lines if line.startswith("warning: ")]
     assert len({*warned}) == len(warned) and "no test set" not in done.stderr
     assert "which is not used" not in done.stderr
-    assert done.stdout.count("Accuracy in percent") == 1 and "weight-space" not in done.stdout
+    assert done.stdout.count("Balanced accuracy in percent") == 1 and "weight-space" not in done.stdout
     again = CliRunner().invoke(app, shlex.split(Path("out/commands.sh").read_text().splitlines()[-3])[1:])
     assert again.exit_code == 0, again.output
     suite = folder_suite(file, [], group="patient", domain="site", reference_domain=["site A"])

@@ -23,6 +23,7 @@ class Decision:
     established:bool   # False: the images can't tell
     reason:str
     table:pd.DataFrame # the metric in percent on the reference and under shift, and the difference with its interval
+    metric:str='accuracy'
     def __str__(self):
         kept = f'{self.keep} (α = {self.alpha:g})' if self.keep == 'the average' else self.keep
         begin = 'Keep' if self.established else 'The data cannot tell; keep'
@@ -40,6 +41,7 @@ def decide(
     if 'over' in rows:
         rows = rows[rows.over.isin(['images', 'families'])].assign(no_interval=rows.low.isna())
         rows = rows.sort_values(['no_interval', 'over'], kind='stable').drop_duplicates(['a', 'dataset']).sort_index()
+    metric = rows.metric.iloc[0] if 'metric' in rows and len(rows) else 'accuracy'
     sides = {'on the reference': reference_rows(rows), 'under shift': rows[rows.dataset == MEAN]}
     pairs = {side: r.set_index('a') for side, r in sides.items() if len(r)} # index: what the average is compared with
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index} # average minus it
@@ -67,19 +69,19 @@ def decide(
     from_head = sign == 0 and 'start' in pairs[by].index
     if from_head: reason += ' Training began from a trained head, which seldom has robustness to restore.'
     keep = 'the fine-tuned model' if sign < 0 or by_validation or from_head else 'the average'
-    if initial is None: return Decision(keep, float(alpha), sign != 0, reason, table)
+    if initial is None: return Decision(keep, float(alpha), sign != 0, reason, table, metric)
     # the initial model, if it is nowhere less accurate and somewhere more accurate, or if validation images chose it
     than_initial, column = pairs[by].loc[initial], 'average' if keep == 'the average' else 'fine-tuned'
     gains = (table[column] - table[initial]).dropna().round(9)
     by_validation = sign == 0 and chosen == 0 and _sign(than_initial) <= 0
     if (gains <= 0).all() and (gains < 0).any() or by_validation:
         keep = 'the zero-shot classifier' if initial == 'zero-shot' else 'the initial model'
-        reason = _accuracies_in_words(table, initial, rows.get('metric', pd.Series('accuracy')).iloc[0])
+        reason = _accuracies_in_words(table, initial, metric)
         if by_validation: reason += ' Validation images chose it, too (α = 0).'
-        return Decision(keep, float(alpha), _sign(than_initial) < 0, reason, table)
+        return Decision(keep, float(alpha), _sign(than_initial) < 0, reason, table, metric)
     if keep == 'the average' and _sign(than_initial) < 0: reason += (
         f' The initial model is better {by}: the average is {_compared_in_words(than_initial, "it")}.')
-    return Decision(keep, float(alpha), sign != 0, reason, table)
+    return Decision(keep, float(alpha), sign != 0, reason, table, metric)
 
 def _sign(r): # 1, -1, or 0 where the interval contains 0
     if r.low > 0: return 1

@@ -9,7 +9,7 @@ __all__ = ['forgetting', 'say_forgetting', 'what_it_forgot']
 import numpy as np, pandas as pd
 from ..base.text import counted, python_or_shell
 from ..stats.table import CONTROL_MEAN, IDENTITY, INITIAL
-from ..infer.scores import KeptPredictions, Metric
+from ..infer.scores import KeptPredictions, Metric, applies, one_metric
 from .paired import compare
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
@@ -18,7 +18,7 @@ def forgetting(
     some=None, # dicts of columns that pick classifiers, as dict(method='fine-tuned'); default all but the initial one
     metric:str|Metric='accuracy' # as in `compare`
 # one row per classifier and control set, and one for their mean: `IDENTITY`, dataset, n, start (of the initial
-# model), value, change, low, high, fell, n_sets
+# model), value, change, low, high, fell, n_sets; metric and why (there is no interval), if it isn't accuracy
 ) -> pd.DataFrame:
     "Changes of accuracy on control sets since the initial model, with paired 95 % intervals"
     if not (predictions.images.role == 'control').any(): raise ValueError(
@@ -45,7 +45,7 @@ def forgetting(
         tables.append(changes.assign(**of_this[IDENTITY].iloc[0].to_dict()))
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
     out = pd.concat(tables, ignore_index=True)
-    return out[columns + [c for c in ['metric'] if c in out]]
+    return out[columns + ['metric', 'why']*('metric' in out)]
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #81e5ca40
 def say_forgetting(
@@ -63,7 +63,8 @@ def say_forgetting(
         at_one = np.isnan(r.alpha) or r.alpha == 1
         name = r.method if at_one else f'{r.method} at α = {r.alpha:g}'
         if rows.classifier.nunique() > 1: name = f'{r.classifier} ({name})'
-        change = f'{name} {100*r.change:+.1f} points (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
+        interval = r.why if np.isnan(r.low) else f'95 % interval {100*r.low:+.1f} to {100*r.high:+.1f}'
+        change = f'{name} {100*r.change:+.1f} points ({interval})'
         changes.append(f'{change}, {r.fell} of {r.n_sets} sets fall by more than chance' if several else change)
     what = f', {first.metric}' if 'metric' in lost else ''
     return f'On {where} ({n}{what}), against the initial model: {"; ".join(changes)}.'
@@ -71,17 +72,19 @@ def say_forgetting(
 def what_it_forgot(
     predictions:KeptPredictions, # of `evaluate` or `sweep`
     alpha:float=None, # of a sweep: fine-tuned, and the average nearest to it; None: all classifiers
+    metric:str|Metric='accuracy', # as in `compare`; of one class of the task, which control sets lack: accuracy
 ) -> str: # '' without control sets, or where it isn't clear what fine-tuning began with
     "The sentence of `say_forgetting`, or nothing"
-    who = predictions.who()
+    who, control = predictions.who(), predictions.images[predictions.images.role == 'control']
     initial = who.method.isin(INITIAL)
     # without control sets, without a single initial model, or with nothing besides
-    if not (predictions.images.role == 'control').any() or initial.sum() != 1 or initial.all(): return ''
-    if alpha is None: return say_forgetting(forgetting(predictions))
+    if not len(control) or initial.sum() != 1 or initial.all(): return ''
+    if not applies(control, one_metric(metric)): metric = 'accuracy'
+    if alpha is None: return say_forgetting(forgetting(predictions, metric=metric))
     some = [dict(method='fine-tuned')]
     between = who[~initial & (who.method != 'fine-tuned')]
     if len(between):
         averages = between[between.method == between.method.iloc[0]] # of the first method, such as weight-space
         nearest = averages.iloc[(averages.alpha - alpha).abs().fillna(0).argmin()] # 0: it has no α, such as a merge
         some.append(nearest[['method', 'alpha']].dropna().to_dict())
-    return say_forgetting(forgetting(predictions, some))
+    return say_forgetting(forgetting(predictions, some, metric))

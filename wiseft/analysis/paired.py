@@ -32,6 +32,7 @@ def _value_per_image(predictions, which, metric):
     if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
     parts = [own for _, own in answered.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
     values = [pd.Series(numbers_per_image(own, metric), own.index) for own in parts if applies(own, metric)]
+    if not values: raise ValueError(f'Control sets have no {metric.name}, because they have other classes.')
     answered['value'] = pd.concat(values)
     answered = answered.dropna(subset='value')
     first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint')}

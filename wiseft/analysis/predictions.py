@@ -114,10 +114,11 @@ def compare_ends(
 
 def metric_to_compare(
     table:pd.DataFrame, # results
-    predictions:KeptPredictions,
+    *predictions:KeptPredictions, # of one run, or of several
 ) -> str: # name
     "The table's first metric if it is a fraction with a number per image among the predictions, else accuracy"
     metric = METRICS.get(table.metric.iloc[0])
     if metric is None or metric.of_set or metric.bounded is False: return 'accuracy'
-    there = not metric.per_image or all(metric.column in columns for *_, columns in predictions.members)
+    members = [member for p in predictions for member in p.members]
+    there = not metric.per_image or all(metric.column in columns for *_, columns in members)
     return metric.name if there else 'accuracy'

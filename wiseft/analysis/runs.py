@@ -7,8 +7,10 @@ __all__ = ['join_runs', 'compare_runs', 'compare_ends_of_runs']
 
 # %% ../../nbs/api/analysis/02_runs.ipynb #f080df12
 import pandas as pd
+from itertools import chain
 from ..base.text import first_few
 from ..stats.table import MEANS, INITIAL, first_metric
+from ..infer.scores import Metric
 from .paired import compare
 from .predictions import compare_ends
 
@@ -39,19 +41,24 @@ def join_runs(
 def compare_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
+    metric:str|Metric='accuracy', # as in `compare`
 ) -> pd.DataFrame: # as `compare`
     "Compare the averaged classifier of each run with the first run's"
     def averaged(name): return predictions[name].frame(method='weight-space', alpha=alpha).assign(tuning=name)
     first, *others = [dict(tuning=name) for name in predictions]
     together = pd.concat(map(averaged, predictions), ignore_index=True)
-    return pd.concat([compare(together, first, other) for other in others], ignore_index=True)
+    # a run may have answers that others lack
+    classes = list(dict.fromkeys(chain.from_iterable(p.images.label.cat.categories for p in predictions.values())))
+    for c in 'label', 'predicted': together[c] = pd.Categorical(together[c], classes)
+    return pd.concat([compare(together, first, other, metric=metric) for other in others], ignore_index=True)
 
 # %% ../../nbs/api/analysis/02_runs.ipynb #e0a773a5
 def compare_ends_of_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
+    metric:str|Metric='accuracy', # as in `compare`
 ) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`; without runs that evaluated neither end
     "Compare the averaged classifier of each run with the zero-shot and the fine-tuned one"
-    compared = {name: compare_ends(p, alpha) for name, p in predictions.items()}
+    compared = {name: compare_ends(p, alpha, metric) for name, p in predictions.items()}
     parts = [c.assign(tuning=name) for name, c in compared.items() if c is not None]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=['tuning'])

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'IN_DISTRIBUTION', 'NAMED_COLUMNS', 'image_folder', 'is_table', 'labeled_folders',
-           'visible_folders', 'image_files', 'imagenet_classes', 'wordnet_labels', 'split_folders', 'domain_folders',
-           'shard_set', 'source_name', 'is_member', 'match_labels', 'say_order', 'table_set', 'find_columns',
-           'unit_names', 'read_image_table', 'first_line', 'holds_images', 'check_column_names', 'column_option',
-           'check_has_columns', 'say_of_unused', 'warn_of_splits']
+           'labels_of_folders', 'visible_folders', 'image_files', 'imagenet_classes', 'wordnet_labels', 'split_folders',
+           'domain_folders', 'shard_set', 'source_name', 'is_member', 'match_labels', 'say_order', 'table_set',
+           'find_columns', 'unit_names', 'read_image_table', 'first_line', 'holds_images', 'check_column_names',
+           'column_option', 'check_has_columns', 'say_of_unused', 'warn_of_splits']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import os, posixpath, re
@@ -42,7 +42,7 @@ def image_folder(
         return _set_of_files(path, flat, *wordnet_labels(list(flat), list(imagenet_classes().values())), name)
     files = _files_by_folder(path)
     if not {*files} & {*(classnames or ())}: _refuse_domains(path)
-    label_of, names = _labels_of_folders(path, list(files), classnames)
+    label_of, names = labels_of_folders(path, list(files), classnames)
     images = _set_of_files(path, files, label_of, names, name)
     if classnames is None and not any(p.parent.parent == path for p in images.paths):
         _warn_of_depth(path, list(files), images.paths[0])
@@ -53,6 +53,7 @@ def is_table(path:Path) -> bool: # of images
     if not path.is_file(): return False
     if path.suffix.lower() != '.parquet': return path.suffix.lower() in ('.csv', '.tsv')
     return not any(f.type.num_fields for f in open_parquet(path).schema_arrow) # pictures are structs
+
 
 # %% ../../nbs/api/data/10_labels.ipynb #abe96603
 def labeled_folders(
@@ -90,7 +91,11 @@ def _set_of_files(path, files, label_of, classnames, name): # `ImageSet`
     paths = PathColumn(chain.from_iterable(files.values()))
     return ImageSet(name or path.name, paths, labels, classnames, root=path)
 
-def _labels_of_folders(path, folders, classnames): # dict folder -> label, and class names
+def labels_of_folders(
+    path:Path, # of them, for messages
+    folders:list, # names
+    classnames:list|dict|None=None # as `image_folder` takes them
+): # dict folder -> label, and class names
     "Class of each folder, by its name, its WordNet id, or its number among `classnames`"
     if isinstance(classnames, dict):
         names = check_classnames(classnames.values())
@@ -199,17 +204,19 @@ def split_folders(
 
 def domain_folders(
     path:str|Path # of a folder
-) -> dict: # name -> folder; {} unless there are several, each with folders of the same classes
-    "The domains of a folder, such as photo and sketch, each with class folders or splits of them"
-    classes = {f: _classes_of_domain(f) for f in visible_folders(path) if f.name.lower() not in SPLITS}
-    first = next(iter(classes.values()), ())
-    same = len(classes) > 1 and all(names == first for names in classes.values())
-    return {f.name: f for f in classes} if same and len(first) > 1 else {}
+) -> dict: # folder -> names of its class folders; {} unless there are several folders, all with class folders
+    "What may be the domains of a folder, such as photo and sketch, each with class folders or splits of them"
+    domains = {}
+    for f in visible_folders(path):
+        if f.name.lower() in SPLITS or not _has_images(f): continue
+        if not (classes := _classes_of_domain(f)): return {}
+        domains[f] = classes
+    return domains if len(domains) > 1 else {}
 
 def _classes_of_domain(folder): # set of names
-    splits = {SPLITS.get(f.name.lower()): f for f in visible_folders(folder)}
-    if None not in splits: folder = splits.get('train', folder)
-    return {f.name for f in visible_folders(folder) if f.name.lower() not in SPLITS and _has_images(f)}
+    inside = visible_folders(folder)
+    if all(f.name.lower() in SPLITS for f in inside): inside = [c for split in inside for c in visible_folders(split)]
+    return {f.name for f in inside if f.name.lower() not in SPLITS and _has_images(f)}
 
 SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation',
               dev='validation', test='test', testing='test')
@@ -313,7 +320,7 @@ def _labels_by_name(source, classes, classnames): # labels, class names
     "Labels of images whose classes have names"
     classes = [normalize('NFC', c) for c in classes]
     different = sorted(set(classes))
-    label_of, names = _labels_of_folders(source, different, classnames)
+    label_of, names = labels_of_folders(source, different, classnames)
     _check_known(source, different, label_of)
     return np.array([label_of[c] for c in classes]), names
 
@@ -449,15 +456,17 @@ def _class_folders(path):
 
 # %% ../../nbs/api/data/10_labels.ipynb #565cacb4
 def _refuse_domains(path):
-    "ValueError if the folders are domains"
+    "ValueError if the folders are domains: each shares most classes, and at least two, with another one"
     domains = domain_folders(path)
-    if not domains: return
-    first = next(iter(domains))
+    def share(a, b): return a is not b and len(a & b) > max(1, min(len(a), len(b))/2)
+    if not domains or not all(any(share(a, b) for b in domains.values()) for a in domains.values()): return
+    names = [f.name for f in domains]
     raise ValueError(
-        f'{path} holds the domains {first_few(domains, 5)}, each with folders of the same classes. Give one of them, '
-        'or say which is the reference, so that the others are shifted sets: '
-        + python_or_shell(f'folder_suite({str(path)!r}, reference_domain={first!r}).',
-                          f'{option("reference_domain", first)}.'))
+        f'{path} holds the domains {first_few(names, 5)}, with folders of the same classes. Give one of them, or say '
+        'which is the reference, so that the others are shifted sets: '
+        + python_or_shell(f'folder_suite({str(path)!r}, reference_domain={names[0]!r}).',
+                          f'{option("reference_domain", names[0])}.')
+        + f' If they are classes, name them: {option("classnames")}.')
 
 # %% ../../nbs/api/data/10_labels.ipynb #9688260d
 def _warn_of_depth(path, classes, example): warn_user(

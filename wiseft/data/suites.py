@@ -23,8 +23,8 @@ from .hashes import folder_hash
 from .shards import downloaded_path, local_copy, shard_files
 from .images import ImageSet
 from .labels import (IN_DISTRIBUTION, SPLITS, check_column_names, column_option, domain_folders,
-                                find_columns, first_line, read_image_table, say_of_unused, source_name, split_folders,
-                                unit_names, visible_folders)
+                                find_columns, first_line, labels_of_folders, read_image_table, say_of_unused,
+                                source_name, split_folders, unit_names, visible_folders)
 from .objects import has_columns, image_set, split_and_domain
 from .corruptions import corrupted_sets
 from .layouts import FAMILIES
@@ -132,7 +132,7 @@ def folder_suite(
         is_named = name == 'reference' or has_columns(source) # a shift may be a folder beside a table
         return image_set(source, classnames, name, **(columns if is_named else {}))
     if name is None: name = printable(source_name(reference)) if isinstance(reference, (str, Path)) else 'images'
-    reference, of_domains = _reference_and_domains(reference, reference_domain, classnames, columns)
+    reference, of_domains, classnames = _reference_and_domains(reference, reference_domain, classnames, columns)
     suite = _suite_unchecked(reference, shifts, classnames, templates, name, read, of_domains)
     warn_of_images(suite)
     return suite
@@ -222,36 +222,42 @@ def _shifted_sets(shifts, classnames, read): # split -> name -> `ImageSet`
     return sets
 
 # %% ../../nbs/api/data/14_suites.ipynb #53330bd0
-def _reference_and_domains(source, reference_domain, classnames, columns): # source of the reference, dict of shifts
+# returns the source of the reference, a dict of shifts, and class names
+def _reference_and_domains(source, reference_domain, classnames, columns):
     "The reference, by its splits if a table has some, and the other domains of a table or a folder"
     chosen = [reference_domain] if isinstance(reference_domain, str) else list(reference_domain or ())
     domains = {}
     if isinstance(source, (str, Path)) and chosen and not is_suite(source):
         path = downloaded_path(source)
         if path.is_dir() and not (domains := domain_folders(path)): raise ValueError(
-            f'{path} is no folder of domains: expected several folders, each with folders of the same classes. Give '
+            f'{path} is no folder of domains: expected several folders, each with class folders. Give '
             f'the reference alone, and the shifted sets by {option("shifts", flag="--shift")}.')
     if domains: return _parts_of_folders(path, domains, chosen, classnames)
     values = {} if isinstance(source, ImageSet) else split_and_domain(source, **columns)
     if chosen and 'domain' not in values: raise ValueError(
         f'{option("reference_domain", chosen[0])} is a value of a column, and there is none named domain. Say which it '
         f'is: {column_option("domain", "COLUMN")}.')
-    if len({*values.get('domain', ())}) <= 1 and not {*values.get('split', ())} - {'train'}: return source, {}
+    is_one_set = len({*values.get('domain', ())}) <= 1 and not {*values.get('split', ())} - {'train'}
+    if is_one_set: return source, {}, classnames
     images = image_set(source, classnames, 'reference', **columns | dict(split=False)) # all rows
-    return _parts_of_table(source, images, values, chosen)
+    return *_parts_of_table(source, images, values, chosen), classnames
 
-def _parts_of_folders(path, domains, chosen, classnames): # dict split -> `ImageSet`, or a folder; dict name -> folder
+# domains: folder -> its classes; returns a folder or dict split -> `ImageSet`, dict name -> folder, class names
+def _parts_of_folders(path, domains, chosen, classnames):
     "The reference and the shifted sets of a folder of domains"
-    _check_domains(path, chosen, list(domains))
-    others = {printable(d): f for d, f in domains.items() if d not in chosen}
-    if len(chosen) == 1: return domains[chosen[0]], others
-    parts = [_sources_by_split(domains[d]) or dict(train=domains[d]) for d in chosen]
+    folders, classes = {f.name: f for f in domains}, {f.name: names for f, names in domains.items()}
+    _check_domains(path, chosen, list(folders))
+    of_reference = set.union(*(classes[d] for d in chosen))
+    for d in classes: _check_classes_of_domain(path, d, classes[d], of_reference)
+    classnames = classnames or labels_of_folders(path, sorted(set.union(*classes.values())))[1]
+    others = {printable(d): f for d, f in folders.items() if d not in chosen}
+    if len(chosen) == 1: return folders[chosen[0]], others, classnames
+    parts = [_sources_by_split(folders[d]) or dict(train=folders[d]) for d in chosen]
     return {split: _joined([image_set(p[split], classnames, 'reference') for p in parts if split in p], path)
-            for split in dict.fromkeys(k for p in parts for k in p)}, others
+            for split in dict.fromkeys(k for p in parts for k in p)}, others, classnames
 
 def _joined(sets, root): # `ImageSet`
     "Image sets of folders as one"
-    for s in sets: check_same_classes(s.classnames, sets[0].classnames, str(s.root), str(sets[0].root))
     paths, labels = [p for s in sets for p in s.paths], np.concatenate([s.labels for s in sets])
     return ImageSet('reference', paths, labels, sets[0].classnames, root=root)
 
@@ -265,6 +271,12 @@ def _check_domains(source, chosen, domains):
     if unknown := [d for d in chosen if d not in domains]: raise ValueError(
         f'{source} has no domain {unknown[0]!r}: {option("reference_domain")} is one of {first_few(domains, 8)}, or '
         'several.')
+
+def _check_classes_of_domain(source, domain, classes, of_reference): # sets of names
+    "ValueError if a domain shares no class with the reference"
+    if of_reference.isdisjoint(classes): raise ValueError(
+        f'{source}: the domain {domain!r} has no images of the classes of the reference, only of '
+        f'{first_few(sorted(classes))}. Correct the labels, or remove the domain.')
 
 def _parts_of_table(source, images, values, chosen): # dict split -> `ImageSet`, dict domain -> the same
     "The rows of a table by domain and split"
@@ -308,13 +320,9 @@ def _sets_of_domains(table, images, domains, splits): # dict split -> `ImageSet`
         sets[d] = parts
     reference = sets.pop('')
     if not reference: raise ValueError(f'{table} has no rows of the reference.')
-    classes = {*np.concatenate([s.labels for s in reference.values()])}
-    for d, parts in sets.items():
-        labels = np.concatenate([s.labels for s in parts.values()])
-        if classes.isdisjoint(labels): raise ValueError(
-            f'{table}: the domain {d!r} has no images of the classes of the reference, only of '
-            f'{first_few(np.array(images.classnames, object)[np.unique(labels)])}. Correct the labels, or remove its '
-            'rows.')
+    def classes(parts): return {s.classnames[i] for s in parts.values() for i in np.unique(s.labels)}
+    of_reference = classes(reference)
+    for d, parts in sets.items(): _check_classes_of_domain(table, d, classes(parts), of_reference)
     # a domain without test images is no shifted set
     no_test = [d for d, parts in sets.items() if parts.keys() == {'train'}]
     trainable = [d for d in sets if 'train' in sets[d]]

@@ -117,7 +117,9 @@ def _rows_in_percent(table): # table
 def _say_forgotten_and_precision(table, predictions, alpha=None):
     "Print what was forgotten, by the average at α, and how often half precision predicts the same as fp32"
     from wiseft.analysis.forgetting import what_it_forgot
-    forgotten, precision = what_it_forgot(predictions, alpha), table.precision.iloc[0]
+    from wiseft.analysis.predictions import metric_to_compare
+    forgotten = what_it_forgot(predictions, alpha, metric_to_compare(table, predictions))
+    precision = table.precision.iloc[0]
     if forgotten: say(forgotten)
     if 'as in fp32' in precision: say(precision)
 

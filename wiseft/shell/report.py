@@ -70,7 +70,7 @@ def report(
     "Write a results table as one self-contained HTML page."
     check_ending(output, '.html')
     import pandas as pd
-    from wiseft.analysis.predictions import predictions_file,read_predictions
+    from wiseft.analysis.predictions import metric_to_compare,predictions_file,read_predictions
     from wiseft.analysis.runs import compare_ends_of_runs,compare_runs,join_runs
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
@@ -99,7 +99,8 @@ def report(
     # of runs: paired comparisons; of one table `write_report` makes these from the predictions, and shows images
     comparisons = answers = images = None
     if several and all(predictions.values()):
-        both = compare_runs(predictions, alpha), compare_ends_of_runs(predictions, alpha)
+        metric = metric_to_compare(table, *predictions.values())
+        both = compare_runs(predictions, alpha, metric), compare_ends_of_runs(predictions, alpha, metric)
         comparisons = pd.concat(both, ignore_index=True)
     elif not several:
         answers = predictions[names[0]]

@@ -73,6 +73,7 @@ def run(
     from wiseft.base.files import remove_path
     from wiseft.data.prompts import read_classnames
     from wiseft.data.suites import is_suite
+    from wiseft.show.plot_data import capital
     # arguments, perhaps of a call from Python
     output = Path(output)
     if isinstance(shift, (str, Path)): shift = [shift]
@@ -88,8 +89,9 @@ def run(
     table = dict(group=group, column=column, reference_domain=reference_domain)
     steps = _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned, changed_sets = output/'finetuned', []
-    if force or not finetuned.exists(): # find errors in the images before training
+    if force or not finetuned.exists(): # find errors in the images and the metric before training
         images = _load_images(data, shift, table, classnames and read_classnames(classnames))
+        if metric: _check_metric(metric, images)
         changed_sets = [] if force else _sets_that_changed(output, images)
     _write_commands(output, steps, force)
     if finetuned.exists(): _check_same_images(output, data, shift, table)
@@ -102,7 +104,7 @@ def run(
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
     done = Run(output)
     if done.decision:
-        show_table(done.decision.table.reset_index(names=''), 'Accuracy in percent')
+        show_table(done.decision.table.reset_index(names=''), f'{capital(done.decision.metric)} in percent')
         say(f'\n{done.decision}')
     return done
 
@@ -111,13 +113,15 @@ def run(
 def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device):
     "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
+    from wiseft.stats.table import UNBOUNDED
     initial, finetuned, averaged = output/('start' if probe else 'zeroshot'), output/'finetuned', output/'averaged'
     results, page = output/'results.csv', output/'report.html'
     common = dict(device=device, force=True) # a command that is repeated alone replaces its output
     images = dict(suite=data) if is_suite(data) else dict(reference=data)
     images |= table
-    # the first of the table's metrics is the one that is decided by
-    metrics = None if metric in (None, 'suite') else ','.join(dict.fromkeys([metric, 'accuracy']))
+    # the first of the table's metrics is the one that is decided by, in percent
+    metrics = ['accuracy', metric] if metric in UNBOUNDED else [metric, 'accuracy']
+    metrics = None if metric in (None, 'suite') else ','.join(dict.fromkeys(metrics))
     # the initial classifier: zero-shot, or a vision-only model with a linear probe
     of_probe = dict(model=probe, weights=clip['pretrained'], data=data, seed=seed, **table)
     if probe: first, given = train.probe, of_probe
@@ -273,6 +277,13 @@ def _load_images(data, shift, table, classnames): # `Suite`
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return train.suite_of(data, classnames, shift, of_table(**table))
+
+def _check_metric(metric, images):
+    "ValueError if a metric can't choose α on the validation images"
+    from wiseft.infer.scores import Truth, one_metric
+    metric, validation = one_metric(images.metrics[0] if metric == 'suite' else metric), images.validation
+    if metric.numbers and not metric.per_image: # it needs classes alone
+        metric.numbers(validation.labels, Truth(validation.labels, validation.classnames))
 
 def _sets_that_changed(folder, images): # names of sets for which results.csv has other images
     from wiseft.stats.table_io import read_results

@@ -57,7 +57,7 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
     table, n_classes, lost = first_metric(everything), None, ''
     if predictions is not None:
         n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
-        lost = what_it_forgot(predictions, alpha)
+        lost = what_it_forgot(predictions, alpha, metric_to_compare(table, predictions))
     yield render(_BEGINNING, doubts=reasons_to_doubt(table, n_classes), lost=lost, start=initial_name(table),
                  verdicts=_verdicts(table, comparisons, alpha, predictions))
     if predictions is not None:
