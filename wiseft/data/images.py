@@ -22,7 +22,7 @@ from ..base.text import printable
 from ..base.lazy import sparse
 from ..stats.table import ROLES
 from .decoding import as_picture, open_image
-from .hashes import check_remembered, content_hashes, file_hash, file_identities
+from .hashes import content_hashes, file_hash, file_identities
 from .columns import PathColumn, TextColumn
 from .shards import Members
 
@@ -169,14 +169,12 @@ def _what_to_hash(images): # what `content_hashes` takes
 @patch
 def identities(self:ImageSet): # yields a text each; None where there is no such file
     "Identity of each image's file (`file_identities`), and within a tar its place there"
-    items, identities, hashed = _what_to_hash(self)
-    check_remembered(self.root, items, identities, hashed)
+    items, identities, _ = _what_to_hash(self)
     return identities(items)
 
 @patch
 def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
     "SHA-256 of each image file: read once, and again after a change"
-    check_remembered(self.root, *_what_to_hash(self))
     return content_hashes(*_what_to_hash(self))
 
 @patch
