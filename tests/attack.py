@@ -17,7 +17,6 @@ import os
 import random
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -62,21 +61,15 @@ def within_functions(source):
 
 def fuzz(reader, n, seed):
     "A row about so many changed files, times the reader's share."
-    from readers import changed_files, grown, look
+    from readers import attacked, grown
 
-    outcomes, slowest, before, rng = Counter(), 0, grown(), random.Random(seed)
+    before = grown()
     with tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for i in range(int(n * reader.share)):
-            files, began = changed_files(reader, rng), time.process_time()
-            try:
-                outcomes["read" if look(reader, files, Path(d)) == "read" else "refused"] += 1
-            except AssertionError as e:
-                outcomes["wrong"] += 1
-                print(f"{reader.__doc__}, number {i} of seed {seed}: {e}\n  {files!r:.2000}", flush=True)
-            slowest = max(slowest, time.process_time() - began)
+        results, seconds = zip(*attacked(reader, int(n * reader.share), seed, Path(d)))
         lines = reached(reader, Path(d))
-    costs = {"slowest, CPU s": f"{slowest:.1f}", "growth, MB": f"{(grown() - before) / 1e6:.0f}"}
+    outcomes = Counter(results)
+    costs = {"slowest, CPU s": f"{max(seconds):.1f}", "growth, MB": f"{(grown() - before) / 1e6:.0f}"}
     counts = dict(tried=outcomes.total(), read=outcomes["read"], refused=outcomes["refused"], wrong=outcomes["wrong"])
     return counts | costs | {"lines reached": lines}
 

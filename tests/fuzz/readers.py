@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import pickle
+import random
 import resource
 import shutil
 import signal
@@ -896,3 +897,16 @@ def look(reader, files, folder):
     assert not executed, f"started {executed}"
     assert time.process_time() - began < SLOWEST, f"more than {SLOWEST} s, and no signal ended it"
     return result
+
+
+def attacked(reader, n, seed, folder):
+    "What becomes of each of `n` changed files: 'read', 'refused', or 'wrong', which is printed; and its CPU seconds."
+    rng = random.Random(seed)
+    for i in range(n):
+        files, began = changed_files(reader, rng), time.process_time()
+        try:
+            result = "read" if look(reader, files, folder) == "read" else "refused"
+        except AssertionError as e:
+            result = "wrong"
+            print(f"{reader.__doc__}, number {i} of seed {seed}: {e}\n  {files!r:.2000}", flush=True)
+        yield result, time.process_time() - began
