@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import readers
 import torch
+from conftest import slow_except
 from PIL import Image
 from readers import READERS, Arrays, Captions, Cards, Cifar, Configs, HubFolders, Images, Judged, Labeled, Lists
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
@@ -211,8 +212,7 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CORPUS)
+@pytest.mark.parametrize("name", slow_except(CORPUS, [n for n in CORPUS if n.partition(": ")[2] in HOSTILE]))
 def test_known_ones(name, tmp_path):
     if name == "configs: auto_map":
         pytest.importorskip("transformers")  # without it, that is what is asked for
