@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from torch import nn
 from ..base.registry import Method, as_method
-from .tensors import check_compatible, check_finite, is_same_mask
+from .tensors import check_compatible, check_finite, is_finite, is_same_mask
 from .layout import Positions
 from .merge import average_into, merged_tensors, wise_ft
 
@@ -27,10 +27,10 @@ class WeightPath:
     ):
         memory = target.state_dict() # the target's own tensors, which are written to
         check_compatible(zeroshot, finetuned)
-        # equal in both, with infinite values: not averaged
-        masks = {k for k, t in zeroshot.items() if is_same_mask([t, finetuned[k]])}
+        unusual = [k for k, t in zeroshot.items() if not (is_finite(t) and is_finite(finetuned[k]))]
+        masks = {k for k in unusual if is_same_mask([zeroshot[k], finetuned[k]])} # equal in both: not averaged
         for state, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')):
-            check_finite({k: t for k, t in state.items() if k not in masks}, name)
+            if unusual: check_finite({k: t for k, t in state.items() if k not in masks}, name)
             if any(state[k].data_ptr() == t.data_ptr() for k, t in memory.items() if t.numel()): raise ValueError(
                 f"The target shares its memory with {name} and would overwrite it. Give a copy: "
                 "copy.deepcopy(module).")
