@@ -12,7 +12,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 from subpackages import SUBPACKAGES
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
-FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.resume", "train.learner", "train.record",
+FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.resume", "train.record", "train.learner",
+              "train.large_batches",
               "train.weight_averages", "bench.flops", "bench.trial"}
 SHELL = {"shell.app", "shell.data", "shell.train", "shell.merge", "shell.evaluate", "shell.report", "shell.bench",
          "shell.show", "shell.run", "shell.cli"}
