@@ -981,7 +981,7 @@ def _(page):
         page.holds(f"{smallest.median():.1f} points (median over methods; up to {smallest.max():.1f}) {words}", True)
 
 
-@checks("explanations/evidence")
+@checks("reproductions/evidence/evidence")
 def _(page):
     towers, paper = [OnTower("resnet"), OnTower("vit")], gains_on_paper()
 
