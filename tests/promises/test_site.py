@@ -18,7 +18,7 @@ sync_playwright = later("playwright.sync_api", "sync_playwright")
 SOURCES = [p.relative_to("nbs") for p in tree() if p.parts[0] == "nbs" and p.suffix in (".ipynb", ".md")]
 PAGES = [p.with_name(re.sub(r"^\d+_", "", p.name)).with_suffix(".html").as_posix() for p in SOURCES]
 MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES
-           if p.startswith("api/") and not p.endswith(("/index.html", "/architecture.html"))]
+           if p.startswith("api/") and not p.endswith(("/index.html", "/architecture.html", "/reading.html"))]
 LANDING, TUTORIAL, MODULE = "index.html", "tutorials/quickstart.html", "api/weights/tensors.html"
 MARKUP = r":::|#\||@fig-|\{target=|\\\(|\\\[|\$\$"
 
@@ -274,7 +274,7 @@ def test_code_has_room_and_wraps(page):
 
 @pytest.mark.slow
 def test_code_of_explanations_is_folded(page):
-    page.goto("explanations/evidence.html")
+    page.goto("reproductions/evidence/evidence.html")
     code = page.locator("div.sourceCode").first
     assert not code.is_visible()
     page.get_by_role("button", name="Show all code").click()

@@ -24,6 +24,13 @@ weight_names = [ # in open_clip's order
     'open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors', 'open_clip_pytorch_model.bin',
     'open_clip_pytorch_model.pth', 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth']
 
+def first_file(
+    folder:Path,
+    names:list # of files; the first is named in the error if there is none of them
+) -> Path:
+    "The first of some files that is there"
+    return next((folder/n for n in names if (folder/n).is_file()), folder/names[0])
+
 # %% ../../nbs/api/models/02_save.ipynb #84530517
 def write_clip(clip, folder:Path):
     "Write a CLIP into a folder in the hub's layout"

@@ -15,9 +15,9 @@ from ..base.lazy import huggingface_hub, open_clip
 from ..weights.checkpoints import checkpoint_format, read_checkpoint
 from ..data.hub import reaching_hub
 from .open_clip_config import check_model_cfg, check_preprocess_cfg, read_json
-from .save import config_name, weight_names
+from .save import config_name, first_file, weight_names
 from .state_dict_layout import find_parts, module_config, module_preprocess, uses_quick_gelu
-from .hf_clip import first_file, hub_weights, read_hub_folder
+from .hf_clip import hub_weights, read_hub_folder
 
 # %% ../../nbs/api/models/05_sources.ipynb #f2ee0f36
 @dataclass
