@@ -776,7 +776,7 @@ def _(page):
     page.table("table, averaged = shown(", lambda n: both[0].ahead(n) + both[1].ahead(n), [0, 1])
 
 
-@page("explanations/evidence")
+@page("reproductions/evidence/evidence")
 def _(page):
     resnet, vit = bench("resnet"), bench("vit")
     for first in ("*sorted(both", "'LiNeS'", "'plain'", "'FLYP'", "'Model Stock'", "'logits'"):
