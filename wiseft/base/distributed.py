@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['n_processes', 'rank', 'start', 'from_all_processes', 'in_first_process', 'gathered', 'first_writes', 'share',
-           'distributed', 'told_once', 'end']
+           'distributed', 'end']
 
 # %% ../../nbs/api/base/05_distributed.ipynb #53bd2f51
 import atexit, os, re, sys, time, torch
@@ -158,6 +158,7 @@ def _last_trace(kind, error, trace):
     elif message: print(message, file=sys.stderr)
     end(1)
 
+# %% ../../nbs/api/base/05_distributed.ipynb #8548f82e
 def end(code:int):
     "End a process at once after an error, if others wait: Python's and NCCL's own clean-up would wait for them"
     if _store is None: return

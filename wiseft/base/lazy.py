@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['open_clip', 'timm', 'torchvision', 'contingency_tables', 'proportion', 'sparse', 'special', 'stats',
-           'huggingface_hub', 'Later', 'LaterFunction', 'open_clip_tables', 'open_clip_models']
+           'huggingface_hub', 'LaterFunction', 'open_clip_tables']
 
 # %% ../../nbs/api/base/03_lazy.ipynb #6ac4399f
 import re, sys, warnings

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'prompts', 'find_templates', 'check_classnames', 'names_in_order', 'find_classnames',
-           'check_same_classes', 'read_classnames', 'read_templates']
+           'check_same_classes', 'read_classnames']
 
 # %% ../../nbs/api/data/00_prompts.ipynb #a45b76e3
 from collections import Counter

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHO', 'Batch', 'PretrainedHead', 'control_head', 'Member', 'ControlMember', 'RestrictedMember', 'default_name',
-           'at_precision', 'ClassifierMember', 'member']
+           'ClassifierMember', 'member']
 
 # %% ../../nbs/api/infer/02_members.ipynb #5ba76962
 import numpy as np, pandas as pd, torch
@@ -154,6 +154,7 @@ def at_precision(
     if precision != 'bf16': return classifier
     return classifier.to_fp16() if fitting_precision('bf16', device) == 'fp16' else classifier.to_bf16()
 
+# %% ../../nbs/api/infer/02_members.ipynb #b9478f06
 class ClassifierMember(Member):
     "A classifier as a member, perhaps as a copy in bfloat16"
     def __init__(self,

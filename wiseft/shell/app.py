@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'MetricName', 'Shift', 'Control', 'ControlHead', 'Group', 'Column',
-           'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'command', 'Commands',
-           'standard_output', 'say', 'wrote', 'warn', 'show_table', 'tables_hidden', 'in_percent', 'set_workers',
-           'output_option', 'control_images', 'of_table', 'chosen_device', 'load_by_name', 'split_names',
-           'split_numbers', 'load_images', 'load_methods', 'check_folder', 'check_ending']
+           'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'command', 'standard_output',
+           'say', 'wrote', 'warn', 'show_table', 'in_percent', 'output_option', 'control_images', 'of_table',
+           'chosen_device', 'split_names', 'split_numbers', 'load_images', 'load_methods', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -63,6 +62,7 @@ class Commands(TyperGroup):
         own = [a for a in args if a in ('--debug', '--quiet', '-q')]
         return super().parse_args(ctx, own + [a for a in args if a not in own])
 
+# %% ../../nbs/api/shell/00_app.ipynb #481b4ca0
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
     help='Fine-tune CLIP-like models without losing their robustness: average the weights of the zero-shot and the '
     'fine-tuned model. `wiseft demo` shows it; `wiseft run FOLDER -o OUT` does it with your images.')
@@ -201,6 +201,7 @@ def show_table(frame, title:str|None=None):
         table.add_row(*cells)
     standard_output().print(table)
 
+# %% ../../nbs/api/shell/00_app.ipynb #ef8daf7f
 _tables_are_hidden = False
 
 @contextmanager
@@ -343,6 +344,7 @@ def load_by_name(folders:list, device=None): # dict name -> classifier
     if len(set(names)) < len(names): names = list(map(str, folders))
     return {n: load_classifier(f, device) for n, f in zip(names, folders)}
 
+# %% ../../nbs/api/shell/00_app.ipynb #a4f59b99
 def split_names(text:str|None): return text and [o.strip() for o in text.split(',')]
 
 def split_numbers(text:str|None) -> list: # of float; None if there is no text

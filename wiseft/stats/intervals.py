@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_GROUPS', 'clopper_pearson', 'drawn_together', 'design_effect', 'mean_over_sets', 'groups_for_interval',
-           'mean_of_set', 'mean_difference', 'mcnemar_exact', 'right_or_wrong', 'holm']
+           'mean_of_set', 'mean_difference', 'mcnemar_exact', 'holm']
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #e66d502e
 import numpy as np, pandas as pd

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['average_into', 'TensorInfo', 'wise_ft', 'uniform_soup', 'weighted_average', 'merged_tensors', 'merge',
-           'ready_to_average', 'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_not_swapped',
-           'check_not_averages', 'image_tower_hash', 'warn_of_another_base', 'check_alpha', 'interpolate', 'part_of',
-           'check_shares', 'average', 'named_models', 'Chain', 'check_models', 'check_images', 'check_parts']
+           'ready_to_average', 'prepare_merge', 'prepared_for_file', 'merge_recipe', 'check_not_swapped', 'check_alpha',
+           'interpolate', 'part_of', 'average', 'named_models', 'Chain', 'check_models', 'check_images', 'check_parts']
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
 import math, torch
@@ -250,6 +249,7 @@ def check_not_swapped(zeroshot, finetuned):
         "The ends are swapped: the second, which should be fine-tuned, is a zero-shot classifier (alpha 0). "
         "Give the zero-shot classifier first and the fine-tuned one second.")
 
+# %% ../../nbs/api/weights/03_merge.ipynb #61c44ea3
 def check_not_averages(zeroshot, finetuned):
     "ValueError if one lies between the other and its start, so that α isn't the share of fine-tuned weights"
     first, second = _averaged_ends(zeroshot), _averaged_ends(finetuned)
