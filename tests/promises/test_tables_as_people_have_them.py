@@ -264,6 +264,14 @@ def test_domains_with_some_classes_of_their_own(tmp_path):
         folder_suite(tmp_path / "other", [], reference_domain="photo")
 
 
+def test_domains_from_a_mac_have_the_classes_of_others(tmp_path):
+    "A class in two spellings of Unicode is one"
+    for i, place in enumerate(["art/caf\u00e9", "photo/cafe\u0301", "art/tea", "photo/tea"]):
+        for k in range(8): draw(tmp_path / place / f"{k}.png", 10 * i + k)
+    suite = folder_suite(tmp_path, [], reference_domain="photo")
+    assert suite.classnames == ["caf\u00e9", "tea"] and suite.shifts["art"].counts().tolist() == [8, 8]
+
+
 def test_what_is_no_folder_of_domains(tmp_path):
     "Classes with folders in them, given by name; and splits"
     for name in NAMES:
@@ -296,6 +304,12 @@ def test_a_metric_that_cannot_choose_is_named_before_training(metric, words, tmp
     photos = folders_of_domains(tmp_path) / "photo"
     done = CliRunner().invoke(app, ["run", str(photos), "-o", str(tmp_path / "out"), "--metric", metric])
     assert words in " ".join(done.output.split()) and not (tmp_path / "out").exists()
+
+
+def test_a_metric_and_test_images_alone(tmp_path):
+    photos = folders_of_domains(tmp_path, ("test",)) / "photo"
+    done = CliRunner().invoke(app, ["run", str(photos), "-o", str(tmp_path / "out"), "--metric", "macro-F1"])
+    assert "no training images" in " ".join(done.output.split())
 
 
 def test_run_by_a_loss(tmp_path, monkeypatch):

@@ -214,7 +214,7 @@ def domain_folders(
 def _classes_of_domain(folder): # set of names
     inside = visible_folders(folder)
     if all(f.name.lower() in SPLITS for f in inside): inside = [c for split in inside for c in visible_folders(split)]
-    return {f.name for f in inside if f.name.lower() not in SPLITS and _has_images(f)}
+    return {normalize('NFC', f.name) for f in inside if f.name.lower() not in SPLITS and _has_images(f)}
 
 SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation',
               dev='validation', test='test', testing='test')
