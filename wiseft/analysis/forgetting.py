@@ -63,7 +63,9 @@ def say_forgetting(
         at_one = np.isnan(r.alpha) or r.alpha == 1
         name = r.method if at_one else f'{r.method} at α = {r.alpha:g}'
         if rows.classifier.nunique() > 1: name = f'{r.classifier} ({name})'
-        interval = r.why if np.isnan(r.low) else f'95 % interval {100*r.low:+.1f} to {100*r.high:+.1f}'
+        has_interval = not np.isnan(r.low)
+        interval = (f'95 % interval {100*r.low:+.1f} to {100*r.high:+.1f}' if has_interval
+                    else getattr(r, 'why', 'no interval')) # `why` is a column for other metrics than accuracy
         change = f'{name} {100*r.change:+.1f} points ({interval})'
         changes.append(f'{change}, {r.fell} of {r.n_sets} sets fall by more than chance' if several else change)
     what = f', {first.metric}' if 'metric' in lost else ''
