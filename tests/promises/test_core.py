@@ -13,6 +13,7 @@ import inspect, sys, threading, tempfile
 from pathlib import Path
 import wiseft
 from wiseft.all import *
+import fastai.vision.all, open_clip
 
 ran, package = set(), Path(wiseft.__file__).parent
 

@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on(monkeypatch):
 
 def test_a_killed_fine_tuning_goes_on():
     "From its checkpoint; and --force knows what a killed run has left"
-    words = [*WORDS[:-1], "killed", "--epochs", "40", "--device", "cpu"]
+    words = [*WORDS[:-1], "killed", "--epochs", "20", "--device", "cpu"]
     child = Forked("killed.txt", command_line, ".", *words)
     checkpoint = Path("killed/checkpoints/checkpoint.safetensors")
     child.wait(lambda lines: checkpoint.exists())
@@ -130,7 +130,7 @@ def test_a_killed_fine_tuning_goes_on():
     assert checkpoint.exists() and not Path("killed/finetuned").exists()
     check_replaceable("killed", "run")
     log = wiseft(*words).stderr
-    assert f"resuming from {checkpoint}" in log and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", log)
+    assert f"resuming from {checkpoint}" in log and re.search(r"resumes epoch \d+ at step 1 of 1|all 20 epochs", log)
 
 
 def test_an_image_model_goes_the_road():
@@ -218,16 +218,27 @@ def test_force_replaces_a_run_and_nothing_else():
     assert "also holds 'averaged/notes.txt'" in wiseft(*WORDS, "--force", code=1).stderr
 
 
-@pytest.fixture
-def own(tmp_path):
-    "A finished run of its own, of training, validation, and test images; the words to run it again; its state"
+@pytest.fixture(scope="module")
+def own_run(work, tmp_path_factory):
+    "A finished run of its own, of training, validation, and test images; the words to run it again"
+    folder = tmp_path_factory.mktemp("own") / "now"
     for green, split in (110, "train"), (150, "validation"), (190, "test"):
-        for i, file in enumerate(photographs(tmp_path / "own" / split).rglob("*.jpg")):
+        for i, file in enumerate(photographs(folder / "own" / split).rglob("*.jpg")):
             Image.new("RGB", (40, 30), (12*i, green, 200*(file.parent.name == "cat"))).save(file)
-    words = ["run", tmp_path / "own", "--shift", "others", "--model", "local-dir:tiny", "--epochs", 1]
-    words += ["-o", tmp_path / "made"]
+    words = ["run", folder / "own", "--shift", work[0] / "others", "--model", f"local-dir:{work[0] / 'tiny'}"]
+    words += ["--epochs", 1, "-o", folder / "made"]
     wiseft(*words)
-    return tmp_path, words
+    return folder, words
+
+
+@pytest.fixture
+def own(own_run):
+    "The same, and afterwards as it was"
+    folder, words = own_run
+    shutil.copytree(folder, folder.with_name("before"))
+    yield folder, words
+    shutil.rmtree(folder)
+    folder.with_name("before").rename(folder)
 
 
 def made(folder):
@@ -257,6 +268,7 @@ def test_all_that_came_of_a_deleted_fine_tuning_is_made_again(own):
     assert not made_again(wiseft(*words).stderr) and made(out) == after
 
 
+@pytest.mark.slow
 def test_what_is_made_again_the_same_changes_nothing_else(own):
     "A start that is written again, and a fine-tuning on the same images; other validation or test images count"
     folder, words = own
