@@ -1,8 +1,10 @@
 "What all tests share: the tree as a copy, a cache of their own, processes."
 import gc
+import html
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -175,6 +177,17 @@ def wiseft_apart(*args, cwd, ok=True):
     done = Forked(cwd / "printed.txt", command_line, cwd, *args)
     assert (done.end() == 0) == ok, done.log.read_text()
     return done.log.read_text()
+
+
+def unboxed(printed):
+    "What a terminal shows, on one line, without the lines of boxes."
+    return " ".join(re.sub("[╭╮╰╯│─]", " ", printed).split())
+
+
+def plain(page):
+    "Text of Markdown or HTML on one line, without markup, and with the characters of a terminal."
+    text = re.sub(r"\\|\*\*|^> ?", "", re.sub(r"<[^>]+>", " ", page), flags=re.M)
+    return " ".join(html.unescape(text).replace("−", "-").split())
 
 
 def printing(log, function, *args):

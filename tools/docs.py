@@ -3,14 +3,15 @@
 
 nbdev processes the notebooks into _proc/ as for Quarto; smalldocs renders them from the same _quarto.yml.
 What smalldocs leaves to other hosts or doesn't read is settled here: mathematics becomes MathML, themes lose
-their web fonts, pages take the names that nbdev's links use, and links to the published site stay within this one.
+their web fonts, pages take the names that nbdev's links use, links to the published site stay within this one, and
+earlier addresses lead to the pages that name them as aliases.
 """
 import gc
 import os
 import re
 import shutil
 import sys
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import smalldocs.config
@@ -32,7 +33,11 @@ LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name i
 # nbdev's, in copies for other readers than browsers
 NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')
 # smalldocs warns that it does not read them
-SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file|grid")
+SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file|grid|aliases")
+MOVED = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><meta http-equiv="refresh" content="0; url={href}">
+<link rel="canonical" href="{href}"></head><body><p>This page is now <a href="{href}">{title}</a>.</p></body></html>
+"""
 
 
 def unlinked(text):
@@ -91,11 +96,22 @@ class Site(smalldocs.site.Site):
         page.env["math"] = False
 
 
+def write_aliases(site):
+    "Pages at earlier addresses, which lead to those that name them under `aliases`."
+    for page in site.pages.values():
+        for alias in page.front.get("aliases", []):
+            old = site.out / alias.lstrip("/")
+            old.parent.mkdir(exist_ok=True)
+            href = os.path.relpath(site.out / page.out, old.parent)
+            old.write_text(MOVED.format(title=escape(page.title), href=href), encoding="utf-8")
+
+
 def build():
     "Build the site; returns what smalldocs warned of."
     refresh_quarto_yml()
     site = Site(smalldocs.config.load(proc_nbs(n_workers=0, force=True)), quiet=True)
     site.build()
+    write_aliases(site)
     for css in site.out.glob("site_libs/themes/*.css"):
         css.write_text(FONT.sub("", css.read_text()))
     shutil.rmtree(ROOT / "_docs", ignore_errors=True)

@@ -198,7 +198,7 @@ def test_read_only_folder(tmp_path):
                   target))
     finally:
         folder.chmod(0o755)
-    assert f"PermissionError [Errno 13] Permission denied: '{target}'" in out
+    assert f"PermissionError You may not write into the folder {folder}. Choose another place" in out
     assert target.read_text() == "old"
     assert names(tmp_path) == ["results.csv"]
 
@@ -407,7 +407,7 @@ def test_a_disk_that_is_only_read(small_disk):
     target.write_text("old")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for write_to in lambda: atomic_path(target, force=True), lambda: locked(target):
-        with pytest.raises(OSError, match=f"Read-only file system: '{small_disk}"), write_to():
+        with pytest.raises(OSError, match=f"You may not write into the folder {small_disk}"), write_to():
             pass
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import later
+from PIL import Image
 from torch import nn
 
 from wiseft.analysis.decision import decide
@@ -23,6 +24,7 @@ from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.infer.rules import choose_alpha, keeps
 from wiseft.infer.scores import KeptPredictions
+from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
 from wiseft.stats.table_io import write_results
 
@@ -123,6 +125,21 @@ def test_what_is_no_number_per_image_says_so(ends, suite, swept, metric):
                  lambda: compare(swept[1], dict(alpha=0.0), dict(alpha=1.0), metric=metric)):
         with pytest.raises(ValueError, match=re.escape(metric) + " is not one number per image"):
             call()
+
+
+@pytest.mark.parametrize("name, ours", {"f1": "macro-F1", "F1 score": "macro-F1", "sensitivity": "recall of CLASS",
+                                        "sensitivity of owl": "recall of CLASS"}.items())
+def test_other_names_lead_to_ours(ends, suite, tmp_path, name, ours):
+    sentence = f"There is no metric {name!r}. Did you mean {ours!r}?"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        evaluate(ends[0], suite, metrics=[name], **QUIET)
+    for k, animal in enumerate(NAMES):
+        (tmp_path / "photos" / animal).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (k, k, k)).save(tmp_path / "photos" / animal / "1.png")
+    pico_classifier(NAMES).save(tmp_path / "pico")
+    words = "evaluate", tmp_path / "pico", "--suite", tmp_path / "photos", "--metrics", name
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert sentence in done.stderr and done.exit_code == 1
 
 
 def test_comparisons_and_what_follows_name_it(swept, tmp_path):
@@ -231,7 +248,7 @@ def test_a_perfect_classifier_has_an_interval():
     assert (t.value == 1).all() and (t.low < 0.99).all()
 
 
-def test_keeps_and_forgetting_measure_it(swept):
+def test_keeps_and_forgetting_measure_it(swept, capsys):
     kept = KeptPredictions(swept[1].images.copy(), swept[1].members)
     kept.images["role"] = kept.images.role.mask(kept.images.dataset == "snow", "control")
     lost = forgetting(kept, [dict(method="fine-tuned")], "balanced accuracy")
@@ -245,6 +262,10 @@ def test_keeps_and_forgetting_measure_it(swept):
     few["label"] = few.label.where((few.label != "owl") | (nth < 3), "cat")
     few = KeptPredictions(few, kept.members)
     assert "snow has no interval: 1 of 3 classes have fewer than 5 images" in what_it_forgot(few, 0.5, "macro-F1")
+    for metric, words in ("macro-F1", "snow has no interval: 1 of 3 classes"), ("accuracy", "(95 % interval "):
+        keeps(1.0, [], metric)(pd.Series({0.5: 0.5}), few)
+        printed = capsys.readouterr().out
+        assert words in printed and ("95 % interval" in printed) == (metric == "accuracy"), printed
     by_class = kept.frame(dataset="snow").groupby(["alpha", "label"], observed=True).correct.mean()
     by_class = by_class.groupby("alpha").mean()
     assert lost.change[0] == pytest.approx(by_class[1.0] - by_class[0.0])

@@ -1,21 +1,31 @@
 "Caches and folders as other users, other systems and other programs leave them."
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import warnings
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 import numpy as np
 import pytest
 from conftest import ROOT, run
 from crash import ended, started, table
 from PIL import Image
+from typer.testing import CliRunner
 
+import wiseft
 from wiseft.base.files import atomic_path
 from wiseft.data.disk_cache import cache_table, clear_cache
 from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.data.labels import image_folder
+from wiseft.models.testing import pico_classifier
+from wiseft.shell.cli import app
+from wiseft.stats.table import results_table
 from wiseft.stats.table_io import append_results, read_results, write_results
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and modes of POSIX")
@@ -135,6 +145,77 @@ def test_a_folder_that_is_only_read(tmp_path):
     as_nobody(refused, tmp_path / "shut")
     assert set(read_results(tmp_path / "shut/t.csv").value) == {0.25}
     assert [p.name for p in (tmp_path / "shut").iterdir()] == ["t.csv"]
+
+
+WRITING = """
+zeroshot cat,dog --model local-dir:tiny -o shut/new
+probe resnet18 photos -o shut/new
+finetune zeroshot photos -o shut/deep/new
+finetune zeroshot photos --checkpoints shut/new -o open/finetuned
+merge zeroshot finetuned -o shut/new
+merge weights.safetensors weights.safetensors -o shut/new.safetensors
+evaluate zeroshot --suite photos -o shut/new.csv
+sweep zeroshot finetuned --reference photos -o shut/new.csv
+ensemble zeroshot finetuned --suite photos -o shut/new.csv
+predict zeroshot no-picture.jpg -o shut/new.csv
+ask zeroshot finetuned no-picture.jpg -o shut/new
+plot table.csv -o shut/new
+report table.csv -o shut/new.html
+card shut/zeroshot --results table.csv
+export zeroshot --to pt2 -o shut/new.pt2
+bench zeroshot --reference photos --shift photos --methods LiNeS --epochs 1 -o shut/new
+run photos --model local-dir:tiny -o shut/new
+demo -o shut/new
+data cifar10.1 --download --data-root shut
+""".strip().splitlines()
+
+
+def written(lines, log):
+    "The end of what each command line prints."
+    for line in lines:
+        done = CliRunner().invoke(app, line.split())
+        end = " ".join(done.output.splitlines()[-2 if "not foreseen" in done.output else -1:])
+        with open(log, "a") as file:
+            file.write(f"{done.exit_code} {line}: {end}\n")
+
+
+def test_every_command_says_that_a_folder_is_only_read(tmp_path, monkeypatch):
+    "And does so before it reads a picture; `report` beside its table, too."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for variable in "WISEFT_CACHE", "MPLCONFIGDIR", "HOME":
+        monkeypatch.setenv(variable, str(tmp_path / "open/cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "open"))
+    for name in "cat", "dog":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(20):
+            noise = np.random.default_rng([k, len(name), ord(name[0])]).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / f"photos/{name}/{k}.png")
+    zeroshot, finetuned = pico_classifier(["cat", "dog"]), pico_classifier(["cat", "dog"], 1)
+    zeroshot.alpha, finetuned.alpha = 0., 1.
+    for folder, classifier in dict(zeroshot=zeroshot, finetuned=finetuned, tiny=zeroshot).items():
+        classifier.save(tmp_path / folder)
+    shutil.copytree("zeroshot", "shut/zeroshot")
+    shutil.copy("tiny/open_clip_model.safetensors", "weights.safetensors")
+    rows = [dict(classifier="tiny", method=m, alpha=a, dataset="reference", role="reference", value=.5, n=40)
+            for m, a in (("zero-shot", 0), ("weight-space", .5), ("fine-tuned", 1))]
+    for file in "table.csv", "shut/table.csv":
+        write_results(results_table(rows), file)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    for folder in "shut/zeroshot", "shut":
+        (tmp_path / folder).chmod(0o555)
+    before = sorted((tmp_path / "shut").rglob("*"))
+    for module in walk_packages(wiseft.__path__, "wiseft."):
+        import_module(module.name)  # nobody may not read the libraries, if these are in root's home
+    written(["report table.csv -o open/page.html"], os.devnull)
+    as_nobody(written, [*WRITING, "report shut/table.csv"], tmp_path / "open/log.txt")
+    refused = (tmp_path / "open/log.txt").read_text().splitlines()
+    assert len(refused) == len(WRITING) + 1
+    sentence = r"1 .*: error: You may not write into the folder shut(/zeroshot)?\. (Choose|Name) another .*\.$"
+    assert [line for line in refused if not re.match(sentence, line)] == []
+    assert sorted((tmp_path / "shut").rglob("*")) == before
 
 
 @pytest.mark.slow

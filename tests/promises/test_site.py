@@ -20,6 +20,7 @@ PAGES = [p.with_name(re.sub(r"^\d+_", "", p.name)).with_suffix(".html").as_posix
 MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES
            if p.startswith("api/") and not p.endswith(("/index.html", "/architecture.html", "/reading.html"))]
 LANDING, TUTORIAL, MODULE = "index.html", "tutorials/quickstart.html", "api/weights/tensors.html"
+MOVED = {"explanations/evidence.html": "reproductions/evidence/evidence.html"}  # earlier addresses
 MARKUP = r":::|#\||@fig-|\{target=|\\\(|\\\[|\$\$"
 
 STICKING_OUT = """() => {
@@ -137,7 +138,7 @@ def findings(page, colors="light", colors_alone=False):
 
 @pytest.mark.slow
 def test_every_source_has_its_page(site):
-    assert sorted(PAGES) == sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html"))
+    assert sorted([*PAGES, *MOVED]) == sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html"))
 
 
 @pytest.mark.parametrize("name", slow_except(PAGES, [LANDING]))
@@ -270,6 +271,14 @@ def test_code_has_room_and_wraps(page):
         line.evaluate("(e, n) => { e.textContent = 'x '.repeat(n / 2) }", columns)
         assert round(line.bounding_box()["height"] / height) == rows
     assert not page.evaluate(STICKING_OUT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("earlier, address", MOVED.items())
+def test_a_page_that_moved_is_found_at_its_earlier_address(page, earlier, address):
+    page.goto(earlier)
+    page.wait_for_url(f"**/{address}")
+    assert page.locator("h1.title").inner_text() == "Which method: the evidence"
 
 
 @pytest.mark.slow

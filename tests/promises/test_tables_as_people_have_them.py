@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import unboxed
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -320,7 +321,7 @@ def test_run_by_a_loss(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["run", photos, "--model", "local-dir:tiny", "--epochs", "1", "-o", "out",
                                     "--metric", "NLL"])
     assert done.exit_code == 0, done.output
-    assert "Accuracy in percent" in done.stdout
+    assert "Accuracy on the reference" in done.stdout
     assert "by NLL on" in read_card(Path("out/averaged"))["recipe"]["merge"]["chosen"]
 
 
@@ -335,11 +336,11 @@ def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     lines = done.stderr.splitlines()
-    assert re.match("Keep|The data cannot tell; keep", lines[-1])
+    assert re.match("Verdict (Keep|The data cannot tell; keep)", unboxed(done.stdout))
     warned = [line for line in lines if line.startswith("warning: ")]
     assert len({*warned}) == len(warned) and "no test set" not in done.stderr
     assert "which is not used" not in done.stderr
-    assert done.stdout.count("Balanced accuracy in percent") == 1 and "weight-space" not in done.stdout
+    assert "Balanced accuracy on the reference" in done.stdout and "weight-space" not in done.stdout
     again = CliRunner().invoke(app, shlex.split(Path("out/commands.sh").read_text().splitlines()[-3])[1:])
     assert again.exit_code == 0, again.output
     suite = folder_suite(file, [], group="patient", domain="site", reference_domain=["site A"])

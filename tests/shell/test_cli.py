@@ -327,8 +327,8 @@ def test_a_run_goes_on_from_its_checkpoint(work, tmp_path):
 
 def test_a_decision_where_validation_chose_the_fine_tuned_model(work, tmp_path):
     "α = 1 is no average: the one at 0.5 is compared, and report, card, and decision name no third α"
-    from wiseft.analysis.decision import decision_beside
     from wiseft.infer.rules import ChosenAlpha
+    from wiseft.show.plot_data import verdict_beside
     from wiseft.weights.merge import interpolate
 
     ends = [load_classifier(work / name) for name in ("zeroshot", "finetuned")]
@@ -336,7 +336,7 @@ def test_a_decision_where_validation_chose_the_fine_tuned_model(work, tmp_path):
     wiseft("sweep", "zeroshot", "finetuned", "--averaged", tmp_path / "averaged", "--suite", "suite",
            "-o", tmp_path / "results.csv", cwd=work)
     wiseft("report", tmp_path / "results.csv", "-o", tmp_path / "page.html", cwd=work)
-    decision = decision_beside(tmp_path / "results.csv", 1., chosen=True)
+    decision = verdict_beside(tmp_path / "results.csv", 1., chosen=True)
     assert decision.alpha == .5 and (decision.established or decision.keep != "the average")
     page = (tmp_path / "page.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
     assert "α = 1 was chosen on 36 validation images." in page and decision.keep in page

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
-from conftest import command_line, Forked
+from conftest import command_line, Forked, plain, unboxed
 from safetensors.torch import save_file
 from tests.promises.test_no_file_is_lost import photographs
 from typer.main import get_command
@@ -24,6 +24,7 @@ from wiseft.models.testing import pico_classifier
 from wiseft.shell import evaluate
 from wiseft.shell.cli import app
 from wiseft.shell.run import run
+from wiseft.show.plot_data import verdict_beside
 from wiseft.base.lazy import timm
 
 OWN = "commands.sh", "inputs.json", ".wiseft"  # of a run, and not of its commands alone
@@ -86,6 +87,22 @@ def test_what_chose_alpha_is_told_everywhere(work):
     assert chosen in box[box.index('<section class="verdict"'):]
     assert "is not an average of these two" in wiseft("sweep", "out/finetuned", "out/zeroshot", "--averaged",
                                                  "out/averaged", "--reference", "photos", code=1).stderr
+
+
+def test_it_ends_with_the_verdict_of_the_report_and_the_next_command():
+    "In a box: what to keep, three numbers, why; the tables are in the report"
+    printed = unboxed(wiseft(*WORDS).stdout)
+    verdict = verdict_beside("out/results.csv", read_card(Path("out/averaged"))["alpha"], chosen=True)
+    card, page = (plain(Path(file).read_text()) for file in ("out/averaged/README.md", "out/report.html"))
+    assert len(verdict.numbers) == 3
+    for words in verdict.lead, verdict.reason, *(w for number in verdict.numbers for w in number):
+        assert plain(words) in printed and plain(words) in card and plain(words) in page, words
+    assert printed.startswith("Verdict " + verdict.lead) and "fine-tuned ┃" not in printed
+    pictures = re.findall(r"!\[.+\]\((.*)\)", Path("out/averaged/README.md").read_text())  # as the hub finds them
+    assert pictures[0] == "frontier.png" and all(Path("out/averaged", name).is_file() for name in pictures)
+    following = printed.partition("Next: wiseft ")[2]
+    wiseft(*following.replace("PICTURES", "others").split())
+    assert len(pd.read_csv("predictions.csv")) == len([*Path("others").rglob("*.jpg")])
 
 
 def test_another_metric_chooses_decides_and_leads_the_table():
@@ -185,7 +202,7 @@ def test_a_finished_run_is_shown_without_its_images():
     "And --force replaces none where there are no images"
     Path("others").rename("moved")
     try:
-        again = wiseft(*WORDS).stderr
+        again = wiseft(*WORDS).output
         assert "the images were not found, and this run is finished" in again and "keep the" in again.lower(), again
         assert "others: no such folder" in wiseft(*WORDS, "--force", code=1).stderr
     finally:

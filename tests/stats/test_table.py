@@ -1,6 +1,9 @@
 "Tables whose rows don't belong together: every way to show them says so, once."
+import pickle
+import re
 import warnings
 
+import pandas as pd
 import pytest
 from conftest import later
 from typer.testing import CliRunner
@@ -98,3 +101,22 @@ def test_means_beside_no_sets_and_of_control_sets():
     assert not sentences(wide, control)[1]
     shown, said = sentences(wide, control[control.dataset != "line"])
     assert shown[CONTROL_MEAN].tolist() == [60, 66, 61] and len(said) == 1
+
+
+def test_a_table_shows_what_matters_first_and_is_a_data_frame():
+    "All that pandas does with it gives what it gives of a plain one, to the byte"
+    own = table()
+    plain = pd.DataFrame(own)
+    first, _, every = own._repr_html_().partition("<details>")
+    assert re.findall("<th>(value|low|high|n|version)</th>", first) == ["value", "low", "high", "n"]
+    assert all(f"<th>{c}</th>" in every for c in own)  # on request
+    assert repr(own).splitlines()[0].split()[-4:] == ["value", "low", "high", "n"]
+    for f in (lambda t: t.to_csv(index=False), lambda t: pd.concat([t, t]).to_csv(), lambda t: t.to_json(),
+              lambda t: t.groupby("method").value.mean().to_csv(), lambda t: t.groupby(["alpha", "role"]).agg(
+                  {"value": "max", "n": "sum"}).to_csv(), lambda t: t.merge(plain, on="dataset").to_csv(),
+              lambda t: pickle.loads(pickle.dumps(t)).to_csv(), lambda t: t.pivot_table("value", "alpha").to_csv(),
+              lambda t: t.assign(value=2*t.value).query("alpha > 0").T.to_csv(), lambda t: t[["value"]]._repr_html_()):
+        assert f(own) == f(plain)
+    with pd.option_context("display.notebook_repr_html", False):
+        assert own._repr_html_() is None
+    assert own[:0]._repr_html_().count("<th>value</th>") == 2

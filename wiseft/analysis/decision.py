@@ -8,11 +8,8 @@ __all__ = ['Decision', 'decide']
 # %% ../../nbs/api/analysis/07_decision.ipynb #10fa421a
 import pandas as pd
 from dataclasses import dataclass
-from pathlib import Path
 from ..base.text import option
 from ..stats.table import INITIAL, MEAN, reference_rows
-from ..stats.table_io import read_results
-from .predictions import compare_ends, metric_to_compare, predictions_file, read_predictions
 
 # %% ../../nbs/api/analysis/07_decision.ipynb #3e565572
 @dataclass
@@ -24,10 +21,13 @@ class Decision:
     reason:str
     table:pd.DataFrame # the metric in percent on the reference and under shift, and the difference with its interval
     metric:str='accuracy'
-    def __str__(self):
+    numbers:list=()    # of (what, value, interval), in words; `wiseft.show.plot_data.verdict` adds them
+    @property
+    def lead(self):
+        "What to keep, in a sentence"
         kept = f'{self.keep} (α = {self.alpha:g})' if self.keep == 'the average' else self.keep
-        begin = 'Keep' if self.established else 'The data cannot tell; keep'
-        return f'{begin} {kept}. {self.reason}'
+        return f'Keep {kept}.' if self.established else f'The data cannot tell; keep {kept}.'
+    def __str__(self): return f'{self.lead} {self.reason}'
 
 def decide(
     comparisons:pd.DataFrame, # of `compare_ends`, or of `compare` with the averaged classifier as `b`
@@ -110,16 +110,3 @@ def _accuracy_row(rows): # a row of `Decision.table`; rows of `compare`, index: 
     if 'fine-tuned' not in rows.index: return row
     r = rows.loc['fine-tuned']
     return row | {'average less fine-tuned': 100*r.difference, 'low': 100*r.low, 'high': 100*r.high}
-
-# %% ../../nbs/api/analysis/07_decision.ipynb #8e0a0002
-def decision_beside(
-    results:str|Path, # results table
-    alpha:float=.5, # of the averaged classifier; 0 and 1 are no averages, so for them the average at 0.5 is compared
-    chosen:bool=False, # did validation images choose it?
-) -> Decision|None: # None if predictions are missing, or one of the classifiers
-    "The decision that follows from the predictions beside a results table"
-    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5
-    if not file.exists(): return None
-    predictions = read_predictions(file)
-    comparisons = compare_ends(predictions, average, metric_to_compare(read_results(results), predictions))
-    return None if comparisons is None else decide(comparisons, average, alpha if chosen else None)

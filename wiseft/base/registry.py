@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'REGISTRY', 'Method', 'LossMethod', 'ConstraintMethod', 'Ens
 # %% ../../nbs/api/base/00_registry.ipynb #4560719a
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from fastcore.basics import patch
 from functools import cached_property, partial, update_wrapper
@@ -122,6 +122,9 @@ def method(
 ): # decorator that makes a `Method`
     "Decorator that makes a method of a function, and lists it"
     if kind not in KINDS: raise ValueError(f'{name} has the kind {kind!r}. Kinds are {", ".join(KINDS)}.')
+    known = [f.name for f in fields(_CLASSES[kind]) if f.name not in ('function', 'kind', 'name', 'paper', 'given')]
+    if unknown := [k for k in about if k not in known]: raise TypeError(
+        f'@method({kind!r}, {name!r}, …) has an argument {unknown[0]!r}, and this kind takes {", ".join(known)}.')
     def listed(function):
         entry = Method(function, kind, name, paper, **about)
         REGISTRY[name] = entry

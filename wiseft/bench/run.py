@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, our_names, python_or_shell, why_failed
-from ..base.files import atomic_path, locked
+from ..base.files import atomic_path, check_writable, locked
 from ..base.devices import describe_device, fitting_precision
 from ..base.progress import duration
 from ..weights.recipes import merged_classifier
@@ -119,6 +119,7 @@ def carry_out(
     "Train and judge what is left of a plan, and return the results"
     resampling_units(plan.suite, bool(groups)) # an error now, not when all is done
     folder = Path(folder)
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_or_check_plan(plan, folder, groups)
     # a bench that began without this entry drew images

@@ -14,7 +14,7 @@ from socket import create_connection
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from ..base.text import BadFile, why_failed
-from ..base.files import data_root, holds, remove_path
+from ..base.files import check_writable, data_root, holds, remove_path
 from .hashes import content_hashes
 from .shards import local_copy
 from .layouts import HUB_SETS, git_hash
@@ -131,6 +131,7 @@ def fetch(
 ) -> Path: # its folder
     "Download missing files, and check them"
     from huggingface_hub import hf_hub_download
+    check_writable(dataset.folder, 'Name another data root by the environment variable WISEFT_DATA.')
     incoming = dataset.folder/_INCOMING
     for f in dataset.files:
         path, new = dataset.folder/f.rfilename, incoming/f.rfilename

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from torch.utils.data import ConcatDataset
 from ..base.text import BadFile, first_few, option, python_or_shell, why_failed
-from ..base.files import data_root, package_data, read_lines
+from ..base.files import check_writable, data_root, package_data, read_lines
 from .arrays import read_array, read_entries, read_table
 from .columns import PathColumn, TextColumn
 from .shards import shard_files
@@ -383,6 +383,8 @@ def download_suite(
     if suite not in names: raise ValueError(
         f'{suite!r} cannot be downloaded from its authors; expected one of {", ".join(names)}. `wiseft data` says how '
         'to get the others.')
+    advice = f'Name another one by {option("root", flag="--data-root")}, or by the environment variable WISEFT_DATA.'
+    check_writable(root, advice)
     if suite in of_torchvision: of_torchvision[suite](root, download=True)
     for f in files[files.suite == suite].itertuples():
         _download(f.address, Path(root)/f.place/f.file, f.checksum)

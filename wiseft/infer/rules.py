@@ -20,7 +20,7 @@ from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
 from .evaluation import was_trained_on
-from .scores import Metric, groups_of, numbers_per_image, one_metric, span_of, units_of
+from .scores import Metric, groups_of, numbers_per_image, one_metric, span_of, units_of, why_no_interval
 from .ensembles import DEFAULT_ALPHAS, sweep
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ca009875
@@ -186,12 +186,13 @@ class keeps:
 
     def __call__(self, accuracies, predictions): # alpha
         "Choose among the α of `accuracies`, by what `predictions` say of the control sets"
-        right, units, spans = defaultdict(dict), {}, {} # alpha -> set -> (n,) numbers; of each set names, and a span
+        right = defaultdict(dict) # alpha -> set -> (n,) numbers
+        units, spans, few = {}, {}, {} # of each set: names, a span, and why it has no interval
         for a in {0., *accuracies.index}: # 0: the initial model
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
             for d, images in readable.groupby('dataset', sort=False, observed=True):
                 right[a][d], units[d] = numbers_per_image(images, self.metric), units_of(images)
-                spans[d] = span_of(images, self.metric)
+                spans[d], few[d] = span_of(images, self.metric), why_no_interval(images, self.metric)
         # how much less accurate than the initial model each α is, mean over control sets
         rows = {a: mean_difference(right[a], right[0.], units, all(spans.values()) and spans) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
@@ -202,17 +203,19 @@ class keeps:
         allowed = accuracies[good]
         best = allowed.index[allowed == allowed.max()]
         alpha = min(best, key=lambda a: abs(a - .5)) # the nearest to 0.5 of those that are equally accurate
-        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n, self.metric.name))
+        why = '; '.join(f'{d} has {reason}' for d, reason in few.items() if reason)
+        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n, self.metric.name, why))
         return alpha
 
 # %% ../../nbs/api/infer/08_rules.ipynb #16805168
-def _loss_in_words(lost, alpha, most, n, metric='accuracy'): # a sentence, or two
+def _loss_in_words(lost, alpha, most, n, metric='accuracy', why=''): # a sentence, or two; why: there is no interval
     "The estimated loss with its interval, and how many images would settle it"
     if alpha == 0: return 'At α = 0 nothing is lost on control sets.'
+    interval = why or f'95 % interval {-100*lost.high:+.1f} to {-100*lost.low:+.1f}'
     sentence = (f'On control sets ({n:,} images) {metric} at α = {alpha:g} changes by {-100*lost.loss:+.1f} points '
-                f'(95 % interval {-100*lost.high:+.1f} to {-100*lost.low:+.1f}), where {100*most:g} may be lost.')
+                f'({interval}), where {100*most:g} may be lost.')
     margin = most - lost.loss
-    if lost.high <= most or margin < 1e-4: return sentence
+    if why or lost.high <= most or margin < 1e-4: return sentence
     needed = n*((lost.high - lost.loss)/margin)**2
     step = 10**max(0, int(np.log10(needed)) - 1) # two digits
     needed = int(np.ceil(needed/step)*step)

@@ -228,7 +228,11 @@ def _metric(given):
     if given in METRICS: return METRICS[given]
     word, _, name = given.partition(' of ')
     if word == 'recall' and name: return add_metric(Metric(given, numbers=partial(_recall, name), by_class=name))
-    raise ValueError(f'There is no metric {given!r}. {did_you_mean(given, [*METRICS, "recall of CLASS"])}')
+    hints = [f'Did you mean {ours!r}?' for theirs, ours in _OTHER_NAMES.items() if word.lower().startswith(theirs)]
+    hint = hints[0] if hints else did_you_mean(given, [*METRICS, 'recall of CLASS'])
+    raise ValueError(f'There is no metric {given!r}. {hint}')
+
+_OTHER_NAMES = dict(f1='macro-F1', sensitivity='recall of CLASS') # how a name begins -> ours
 
 # %% ../../nbs/api/infer/04_scores.ipynb #0194a6b8
 def one_metric(

@@ -6,8 +6,8 @@
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'MetricName', 'Shift', 'Control', 'ControlHead', 'Group', 'Column',
            'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'command', 'standard_output',
-           'say', 'wrote', 'warn', 'show_table', 'in_percent', 'output_option', 'control_images', 'of_table',
-           'chosen_device', 'split_names', 'split_numbers', 'load_images', 'load_methods', 'check_ending']
+           'say', 'wrote', 'warn', 'show_table', 'in_percent', 'show_verdict', 'output_option', 'control_images',
+           'of_table', 'chosen_device', 'split_names', 'split_numbers', 'load_images', 'load_methods', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Annotated,List,Optional
 import typer
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -221,6 +223,20 @@ def in_percent(
     "The table with fractions in percent"
     shares = (100*table[columns].astype(float)).add_suffix(unit)
     return table.assign(**shares)[[c + unit if c in columns else c for c in table]]
+
+# %% ../../nbs/api/shell/00_app.ipynb #b0xverd2
+def show_verdict(
+    verdict, # `Decision`, as `wiseft.show.plot_data.verdict` returns it
+    following:str # command to type next
+):
+    "Print which classifier to keep, its numbers, and why, in a box, with the next command"
+    numbers, box = Table.grid(padding=(0, 3, 0, 0)), Table.grid()
+    for number in verdict.numbers: numbers.add_row(*map(_escaped, number))
+    why = Constrain(_escaped(verdict.reason), 96) # columns of text
+    for part in f'[bold]{_escaped(verdict.lead)}[/]', numbers, why, f'Next: {_escaped(following)}':
+        if box.row_count: box.add_row()
+        box.add_row(part)
+    standard_output().print(Panel.fit(box, title='Verdict', title_align='left'))
 
 # %% ../../nbs/api/shell/00_app.ipynb #dad8e863
 def set_workers(n:int|None): # the number

@@ -6,7 +6,7 @@
 __all__ = ['Table', 'evaluate_', 'sweep_', 'ensemble', 'predict_', 'ask_']
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #629734e7
-from contextlib import contextmanager
+from contextlib import contextmanager,nullcontext
 from fastcore.meta import delegates
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -233,16 +233,16 @@ def predict_(
     check_ending(output, '.csv')
     device,place = chosen_device(device)
     say(f'classifying {place}')
-    # file, class, probability, class_2, probability_2, …, problem: why it can't be read, else ''
-    table = classify(load_classifier(classifier, device), pictures, top)
-    for row in table[table.problem != ''].itertuples(): say(f'left out: {row.problem}')
-    if output is None: # at most the three first classes, for a terminal
-        shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
-        shares = [c for c in shown if c.startswith('probability')]
-        return show_table(in_percent(table.loc[table.problem == '', shown], shares))
-    table['file'] = table.file.map(printable) # in UTF-8
-    with atomic_path(output, force=force) as tmp: table.to_csv(tmp, index=False)
-    wrote(output)
+    with atomic_path(output, force=force) if output else nullcontext() as tmp:
+        # file, class, probability, class_2, probability_2, …, problem: why it can't be read, else ''
+        table = classify(load_classifier(classifier, device), pictures, top)
+        for row in table[table.problem != ''].itertuples(): say(f'left out: {row.problem}')
+        if tmp: table.assign(file=table.file.map(printable)).to_csv(tmp, index=False) # in UTF-8
+    if output: return wrote(output)
+    # at most the three first classes, for a terminal
+    shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
+    shares = [c for c in shown if c.startswith('probability')]
+    show_table(in_percent(table.loc[table.problem == '', shown], shares))
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #eb1060f9
 @command('wiseft ask averaged finetuned new-photos --labels 50 -o to-label',

@@ -16,7 +16,7 @@ import typer
 from ..base.text import option
 from .app import (
     Column,Device,Force,Group,MetricName,ReferenceDomain,Seed,Workers,app,chosen_device,command,of_table,output_option,
-    say,set_workers,show_table,standard_output,tables_hidden,wrote)
+    say,set_workers,show_table,show_verdict,standard_output,tables_hidden,wrote)
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
@@ -36,8 +36,8 @@ class Run:
     def averaged(self): return self._load('averaged')
     @cached_property
     def decision(self):
-        from wiseft.analysis.decision import decision_beside
-        return decision_beside(self.folder/'results.csv', self.averaged.alpha, chosen=True)
+        from wiseft.show.plot_data import verdict_beside
+        return verdict_beside(self.folder/'results.csv', self.averaged.alpha, chosen=True)
     @cached_property
     def table(self):
         from wiseft.stats.table_io import read_results
@@ -73,7 +73,6 @@ def run(
     from wiseft.base.files import remove_path
     from wiseft.data.prompts import read_classnames
     from wiseft.data.suites import is_suite
-    from wiseft.show.plot_data import capital
     # arguments, perhaps of a call from Python
     output = Path(output)
     if isinstance(shift, (str, Path)): shift = [shift]
@@ -101,11 +100,9 @@ def run(
         'lists them')
     with tables_hidden(): _do_steps(output, steps, changed_sets) # they are in the report
     remove_path(output/'checkpoints')
-    wrote(f'{output}; the commands are in {output/"commands.sh"}')
+    wrote(f'{output}; the tables are in {output/"report.html"}, and the commands in {output/"commands.sh"}')
     done = Run(output)
-    if done.decision:
-        show_table(done.decision.table.reset_index(names=''), f'{capital(done.decision.metric)} in percent')
-        say(f'\n{done.decision}')
+    if done.decision: show_verdict(done.decision, _use_of_kept(done))
     return done
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
@@ -156,6 +153,18 @@ def _shell_line(command, given): # text; given: argument of the function -> valu
             like_option = isinstance(v, (str, Path)) and str(v).startswith('-')
             words.append(f'./{v}' if like_option else str(v)) # a file called -x
     return shlex.join(words)
+
+# %% ../../nbs/api/shell/08_run.ipynb #keptuse2
+def _use_of_kept(done): # command; done: a `Run`
+    "The command that classifies pictures by the classifier to keep, or makes it first"
+    initial = 'start' if (done.folder/'start').exists() else 'zeroshot'
+    kept = {'the average': 'averaged', 'the fine-tuned model': 'finetuned'}.get(done.decision.keep, initial)
+    alpha = done.decision.alpha
+    if kept == 'averaged' and done.averaged.alpha != alpha: # validation images chose an end
+        ends = dict(zeroshot=done.folder/initial, finetuned=[done.folder/'finetuned'])
+        return _shell_line(merge.merge_, dict(**ends, alpha=f'{alpha:g}', output=done.folder/f'averaged-{alpha:g}'))
+    given = dict(classifier=done.folder/kept, pictures=['PICTURES'], output=Path('predictions.csv'))
+    return _shell_line(evaluate.predict_, given)
 
 # %% ../../nbs/api/shell/08_run.ipynb #5e7a7e01
 _RECORD = 'inputs.json' # path of each step -> path that it has read -> `_state` of it then
@@ -236,7 +245,7 @@ def demo(
     from wiseft.models.clip import load_clip
     from wiseft.models.classifier import zeroshot_classifier
     from wiseft.weights.merge import interpolate
-    from wiseft.analysis.decision import decision_beside
+    from wiseft.show.plot_data import verdict_beside
     from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.show.report import write_report
     from wiseft.stats.table_io import write_results
@@ -264,12 +273,13 @@ def demo(
         write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', alpha=alpha,
                      predictions=predictions, images=suite.datasets(), recipe=finetuned.recipe)
     show_table(evaluate.methods_by_set(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in percent')
-    standard_output().print(f"""{decision_beside(output/'results.csv', alpha)}
-
+    standard_output().print(f"""
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
 
-Next, with images of your own in folders named after their classes (`wiseft models` lists the CLIPs to choose from):
-  wiseft run photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --shift other-photos -o out""", markup=False)
+`wiseft run` does this with images of your own, in folders named after their classes. `wiseft models` lists CLIPs.
+""", markup=False)
+    show_verdict(verdict_beside(output/'results.csv', alpha),
+                 'wiseft run photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --shift other-photos -o out')
 
 # %% ../../nbs/api/shell/08_run.ipynb #72e2130a
 def _load_images(data, shift, table, classnames): # `Suite`

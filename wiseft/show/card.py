@@ -17,10 +17,8 @@ from ..base.files import atomic_path, existing_folder
 from ..stats.table import check_fraction, compact, first_metric
 from ..stats.table_io import read_results
 from ..stats.caveats import reasons_to_doubt
-from ..analysis.decision import decide
-from ..analysis.predictions import compare_ends, metric_to_compare, predictions_file, read_predictions
 from ..models.save import read_card
-from .plot_data import capital, number_in_words, verdict_numbers
+from .plot_data import capital, verdict_beside
 from .plots import pictures
 
 # %% ../../nbs/api/show/05_card.ipynb #e873a80d
@@ -40,7 +38,7 @@ def write_card(
     values = dict(settings=Markup(_hub_settings(card)), name=folder.name, rows=recipe_rows(card),
                   kind=f"{_kind(card)} {merge.get('chosen', '')}".strip(), began=card['clip']['name'],
                   is_iconclip=card['clip'].get('source') == 'iconclip', # whose license we know
-                  doubts=[], numbers='', pictures=[], decision='')
+                  doubts=[], numbers='', pictures=[], verdict=None)
     if table is not None:
         check_fraction(table)
         first = first_metric(table)
@@ -49,7 +47,7 @@ def write_card(
         # an average of weights, about which the predictions beside the table can say whether to keep it
         is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
         if isinstance(results, (str, Path)) and is_average:
-            values |= _verdict(first, results, card['alpha'], chosen='chosen' in merge)
+            values['verdict'] = verdict_beside(results, card['alpha'], chosen='chosen' in merge)
         for p in pictures(first):
             if p.name not in _PICTURES: continue
             values['pictures'].append((p.alt, _PICTURES[p.name]))
@@ -60,17 +58,6 @@ def write_card(
 
 _PICTURES = dict(frontier='frontier.png', shifts='results.png') # name of a picture -> its file
 
-def _verdict(table, results, alpha, chosen): # dict of values of the template
-    "The decision that follows from the predictions beside a table, and its numbers"
-    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5 # 0 and 1 are no averages
-    predictions = read_predictions(file) if file.exists() else None
-    comparisons = None if predictions is None else compare_ends(
-        predictions, average, metric_to_compare(table, predictions))
-    decision = None if comparisons is None else decide(comparisons, average, alpha if chosen else None)
-    if decision is None: return {}
-    numbers = [number_in_words(*number) for number in verdict_numbers(table, decision, comparisons, predictions)]
-    return dict(lead=str(decision).removesuffix(decision.reason).strip(), decision=decision.reason, verdict=numbers)
-
 # %% ../../nbs/api/show/05_card.ipynb #c1c0de02
 _CARD = """---
 {{ settings }}
@@ -80,14 +67,17 @@ _CARD = """---
 
 {{ kind }}
 
-{% if decision %}
-> **{{ lead }}** {{ decision }}
+{% if verdict %}
+> **{{ verdict.lead }}**
 >
-> | {% for what, value, interval in verdict %}{{ what }} | {% endfor %}
+> | {% for what, value, interval in verdict.numbers %}{{ what }} | {% endfor %}
 
-> |{% for number in verdict %}---|{% endfor %}
+> |{% for number in verdict.numbers %}---|{% endfor %}
 
-> | {% for what, value, interval in verdict %}**{{ value }}** {{ interval }} | {% endfor %}
+> | {% for what, value, interval in verdict.numbers %}**{{ value }}** {{ interval }} | {% endfor %}
+
+>
+> {{ verdict.reason }}
 
 
 {% endif %}

@@ -4,15 +4,20 @@
 
 # %% auto #0
 __all__ = ['POINT_KEYS', 'ENDS', 'NAMES', 'labeled', 'frontier', 'capital', 'without_repetition', 'MethodCurve', 'curves',
-           'single_points', 'initial_name', 'known_baselines', 'verdict_numbers', 'number_in_words']
+           'single_points', 'initial_name', 'known_baselines', 'verdict', 'verdict_beside', 'verdict_numbers',
+           'number_in_words']
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #f68a5e8b
 import numpy as np, pandas as pd
 from dataclasses import dataclass
-from ..stats.table import CONTROL_MEAN, MEAN, MEANS, INITIAL, check_single, dataset_order, own_means, reference_set
+from pathlib import Path
+from ..stats.table import CONTROL_MEAN, MEAN, MEANS, INITIAL
+from ..stats.table import check_single, dataset_order, first_metric, own_means, reference_set
+from ..stats.table_io import read_results
 from ..stats.robustness import IMAGENET_SHIFTS, published_baseline
 from ..analysis.paired import compare
-from ..analysis.decision import Decision
+from ..analysis.predictions import compare_ends, metric_to_compare, predictions_file, read_predictions
+from ..analysis.decision import Decision, decide
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #6a305728
 POINT_KEYS = ['tuning','method','alpha'] # identify a point of a picture
@@ -137,6 +142,32 @@ def known_baselines(
 ) -> dict: # dataset -> `Baseline`
     "The published baselines of the table's sets, for accuracies on all of the reference's classes"
     return {d: published_baseline(d) for d in IMAGENET_SHIFTS if d in set(table.dataset)}
+
+# %% ../../nbs/api/show/01_plot_data.ipynb #ae5f7993
+def verdict(
+    table:pd.DataFrame, # results, of one metric
+    comparisons:pd.DataFrame|None, # of `compare_ends`; None: nothing was compared
+    alpha:float=.5, # of the averaged classifier
+    chosen:float|None=None, # as in `decide`
+    predictions=None, # to compare a fine-tuned model with the initial one
+) -> Decision|None: # as `decide` returns it, with `numbers`
+    "Which classifier to keep, and its three numbers"
+    decision = None if comparisons is None else decide(comparisons, alpha, chosen)
+    if decision: decision.numbers = [
+        number_in_words(*number) for number in verdict_numbers(table, decision, comparisons, predictions)]
+    return decision
+
+def verdict_beside(
+    results:str|Path, # results table
+    alpha:float=.5, # of the averaged classifier; 0 and 1 are no averages, so for them the average at 0.5 is compared
+    chosen:bool=False, # did validation images choose it?
+) -> Decision|None: # None if predictions are missing, or one of the classifiers
+    "The verdict of a results table on disk, by the predictions beside it"
+    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5
+    if not file.exists(): return None
+    table, predictions = first_metric(read_results(results)), read_predictions(file)
+    comparisons = compare_ends(predictions, average, metric_to_compare(table, predictions))
+    return verdict(table, comparisons, average, alpha if chosen else None, predictions)
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #ae5f7994
 def verdict_numbers(

@@ -22,7 +22,7 @@ from ..analysis.flips import changed_images, forgotten_images, some_changes
 from ..analysis.forgetting import what_it_forgot
 from ..analysis.classes import by_class, confusion_matrix, reliability, roc_curve
 from .plot_data import (ENDS, NAMES, POINT_KEYS, capital, curves, known_baselines, initial_name, labeled,
-                                   number_in_words, single_points, verdict_numbers, without_repetition)
+                                   single_points, verdict, without_repetition)
 from .plots import pictures, plot_reliability, plot_roc
 from .html import (DPI, drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail,
                               write_page)
@@ -155,11 +155,11 @@ def _verdicts(table, comparisons, alpha, predictions): # yields the fields of a 
         if t: # the tuning's rows, and the initial model's, which have no tuning
             rows = table[table.tuning.isin(['', t])]
             own = None if comparisons is None else comparisons[comparisons.tuning==t]
-        decision, sentences, lead, numbers = _decision(own, alpha), headline(rows, alpha, own), '', []
+        decision = verdict(rows, own, alpha, getattr(alpha, 'validated', None), predictions)
+        lead, numbers, sentences = '', [], headline(rows, alpha, own)
         if decision:
-            lead = str(decision).removesuffix(decision.reason).strip()
+            lead, numbers = decision.lead, decision.numbers
             sentences = f"{decision.reason} {getattr(alpha, 'chosen', '')}"
-            numbers = [number_in_words(*number) for number in verdict_numbers(rows, decision, own, predictions)]
         if t and lead: lead = f'{t}: {lead}'
         elif t: sentences = f'{t}: {sentences}'
         yield dict(lead=lead, numbers=numbers, sentences=sentences.strip().replace(' %', '\N{NO-BREAK SPACE}%'))

@@ -67,15 +67,27 @@ def results_table(
         raise ValueError(f'{wrong.sum()} rows with {what}, first {first.map(str).to_dict()}.')
     return _Results(table)
 
+_FIRST = *IDENTITY, 'dataset', 'metric', 'value', 'low', 'high', 'n' # columns to show
+
 class _Results(pd.DataFrame):
-    "A results table that prints its values in any terminal"
+    "A results table that shows what matters first: values, intervals, and numbers of images"
     @property
     def _constructor(self): return _Results # of what pandas makes of it: `head()`, rows of a query
+    def _first(self): # `DataFrame`; None: it is a choice of columns, which pandas shows
+        if [*self.columns[:len(COLUMNS)]] != COLUMNS: return None
+        return pd.DataFrame(self)[[c for c in _FIRST if c != 'tuning' or (self.tuning != '').any()]]
+    def _shown(self, show): # text of `repr`, or HTML
+        options = 'display.width', 1000, 'display.max_columns', None, 'display.precision', 4
+        with pd.option_context(*options): return show(self._first())
     def __repr__(self):
-        if [*self.columns[:len(COLUMNS)]] != COLUMNS: return super().__repr__()
-        shown = [c for c in (*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high') if (self[c] != '').any()]
-        with pd.option_context('display.width', 1000, 'display.max_columns', None): text = repr(self[shown])
-        return f'{text}\nand the columns {", ".join(c for c in self if c not in shown)}'
+        first = self._first()
+        if first is None: return super().__repr__()
+        return f'{self._shown(repr)}\nand the columns {", ".join(c for c in self if c not in first)}'
+    def _repr_html_(self): # in a notebook, where a click shows all columns; None if pandas is told to write no HTML
+        every = super()._repr_html_()
+        if self._first() is None or not every: return every
+        first = self._shown(pd.DataFrame._repr_html_)
+        return f'{first}\n<details><summary>All {self.shape[1]} columns</summary>\n{every}\n</details>'
 
 # %% ../../nbs/api/stats/04_table.ipynb #13aa1c4a
 def check_roles(

@@ -16,7 +16,7 @@ from json import dumps, loads
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..base.text import BadFile, option, why_failed
-from ..base.files import atomic_path, existing_file, tidy
+from ..base.files import atomic_path, check_writable, existing_file, tidy
 from ..base.distributed import from_all_processes, rank
 from ..weights.safetensors_io import write_tensors
 from .loaders import ClipDL, images_of
@@ -44,6 +44,7 @@ class Checkpoint(Callback):
         self.done = 0 # steps before this run
         self.saved = {} # tensors of the checkpoint that it goes on from
         self.signal = 0 # number of the signal that asked the training to stop; 0: none did
+        check_writable(folder) # an error now, not after an epoch
         if not self.file.exists(): return
         if not resume: raise FileExistsError(
             f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
