@@ -33,6 +33,9 @@ Preprocess = Annotated[Optional[str], typer.Option('--preprocess',
     help='For a checkpoint file: tag of the weights it was fine-tuned from, which sets preprocessing and activation.')]
 QuickGelu = Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu',
     help='For a checkpoint file: trained with QuickGELU (OpenAI, MetaCLIP, DFN) or without (LAION, DataComp).')]
+ContextLength = Annotated[Optional[int], typer.Option('--context-length',
+    help='Tokens of a text that the model reads, if its captions are longer than it was trained with: positions are '
+         'interpolated.')]
 Epochs = Annotated[int, typer.Option('--epochs', min=1, help='Passes over the training images.')]
 BatchSize = Annotated[int, typer.Option('--batch-size', min=1, help='Images per training step.')]
 ClassNames = Annotated[Optional[Path], typer.Option('--classnames',
@@ -54,7 +57,7 @@ def zeroshot(
     output:ClassifierFolder,
     model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
     classnames:ClassNames=None, preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
-    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
+    context_length:ContextLength=None, group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
@@ -65,7 +68,8 @@ def zeroshot(
     from wiseft.base.text import first_few
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
-        clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
+        clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu,
+                         context_length=context_length)
         names = _classnames_from_argument(classes, classnames, of_table(group, column, reference_domain))
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0] # may name a list, such as openai
