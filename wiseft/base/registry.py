@@ -70,6 +70,7 @@ class LossMethod(Method):
     trains_text:bool=False  # does it train the text tower?
     teacher:Callable=None   # (step, steps) -> share of the newest weights in its teacher
     replaces_decay:bool=False # does it take the place of weight decay?
+    decays_scale:bool=True  # do the logit scale and bias decay, too?
     n_inputs = 1 # a step
 
 @dataclass(eq=False, repr=False)

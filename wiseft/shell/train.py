@@ -126,7 +126,7 @@ TrainingPrecision = Annotated[StrEnum('TrainingPrecision', 'bf16 fp32'), typer.O
 # %% ../../nbs/api/shell/02_train.ipynb #8b69b9b8
 Captions = Annotated[Optional[Path], typer.Option('--captions',
     help='Table (CSV or TSV) with the columns file and caption, files relative to DATA: train both towers on these '
-         'pairs, by default with FLYP.')]
+         'pairs, by default with FLYP; a SigLIP with sigmoid.')]
 
 def suite_of(
     data:str, # the argument of a command
@@ -296,7 +296,6 @@ def _methods_from_options(captions, names, use, train, settings): # dict
     "The methods of a fine-tuning, at most one of a kind, with their hyperparameters"
     from wiseft.base.registry import find_method
     load_methods(use)
-    if captions and not names: names = ['FLYP']
     methods = {}
     for m in map(find_method, names or []):
         if m.kind not in _KINDS: raise ValueError(

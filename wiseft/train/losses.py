@@ -76,6 +76,8 @@ class Step:
     @property
     def scale(self): return self.classifier.clip.model.logit_scale.exp() # scalar, with gradients if it trains
     @property
+    def bias(self): return getattr(self.classifier.clip.model, 'logit_bias', None) # scalar, of SigLIPs; else None
+    @property
     def teacher(self): return self.learn.teacher.average # for a loss with a teacher
     @property
     def teacher_scale(self): return self.teacher.clip.model.logit_scale.exp() # scalar, without gradients

@@ -76,12 +76,13 @@ def _without_parametrizations(classifier): # the same, changed in place
 # %% ../../nbs/api/train/00_trainable.ipynb #7ae36ddb
 def parameter_groups(
     model:nn.Module, # `ImageClassifier`, or a module with one as its `classifier`
-    factors:dict|None=None # name of a weight -> factor on its learning rate; default all alike
+    factors:dict|None=None, # name of a weight -> factor on its learning rate; default all alike
+    apart:tuple=() # names of weights that have a group of their own
 ) -> list: # of lists of parameters
     "fastai's parameter groups of the weights that train: image tower, then head or text tower, by factor"
     groups = {}
     for name, p in getattr(model, 'classifier', model).named_parameters():
-        if p.requires_grad: groups.setdefault((part_of(name), (factors or {}).get(name)), []).append(p)
+        if p.requires_grad: groups.setdefault((part_of(name), (factors or {}).get(name), name in apart), []).append(p)
     return list(groups.values())
 
 # %% ../../nbs/api/train/00_trainable.ipynb #3e2a2537
