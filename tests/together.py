@@ -112,6 +112,8 @@ def main(folder, result):
     results["head"] = weights(finetuned(start, suite, train="head", lr=.01, opt_func=sgd))
     results["flyp"] = weights(finetuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
     results["carot"] = weights(finetuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
+    parts = dict(loss=flyp, accumulate=5, batch_size=5, opt_func=sgd, lr=1e-3)  # that don't divide a process's share
+    results["flyp in parts"] = weights(finetuned(start, suite, **parts))
     siglip = zeroshot_classifier(pico_clip(bias=-10.), CLASSES, ["a {}", "the {}"])
     results["start of siglip"] = weights(siglip.with_text())
     for name, loss in {"sigmoid": sigmoid, "flyp of siglip": flyp}.items():

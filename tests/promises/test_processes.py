@@ -72,7 +72,7 @@ two_and_three = pytest.mark.parametrize("n", slow_except([2, 3], [2]))
 
 @two_and_three
 @pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged", "lora", "sigmoid",
-                                      "flyp of siglip"])
+                                      "flyp of siglip", "flyp in parts"])
 def test_weights_are_those_of_one_process(results, training, n):
     starts = {"lora": "start of lora", "sigmoid": "start of siglip", "flyp of siglip": "start of siglip"}
     moved, different, start = 0, 0, starts.get(training, "start")

@@ -433,17 +433,27 @@ class CosineSchedule(ParamScheduler):
 @patch
 def compute(self:ClipLearner, model:nn.Module, counts:list): # counts: images of each process
     "fastai's forward pass and loss; afterwards `pred` and `yb` hold the images of all processes"
-    self.counts = counts
     with self.in_precision():
-        with self.in_shards(self.student.visual) as sharded: self.pred = model(*self.xb).float()
-        if sharded is False: self.ran_whole = True
-        self('after_pred')
-        if self.yb: # `predict` gives images without labels
-            self.pred = gathered(self.pred, counts)
-            self.yb = tuple(gathered(y, counts) for y in self.yb)
-            self.loss_grad = self.loss_func(self.pred, *self.yb)
-            self.loss = self.loss_grad.clone()
-        self('after_loss')
+        self.forward(model)
+        self.compute_loss(counts)
+
+@patch
+def forward(self:ClipLearner, model:nn.Module):
+    "Logits of the images in `xb`; on a CPU the image tower computes shards"
+    with self.in_shards(self.student.visual) as sharded: self.pred = model(*self.xb).float()
+    if sharded is False: self.ran_whole = True
+    self('after_pred')
+
+@patch
+def compute_loss(self:ClipLearner, counts:list): # counts: images of each process
+    "Loss of the logits in `pred`, of all processes"
+    self.counts = counts
+    if self.yb: # `predict` gives images without labels
+        self.pred = gathered(self.pred, counts)
+        self.yb = tuple(gathered(y, counts) for y in self.yb)
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+    self('after_loss')
 
 # %% ../../nbs/api/train/08_learner.ipynb #7e2a0007
 def check_settings(
@@ -465,7 +475,7 @@ def check_settings(
         f"{option('lr_factors', flag='--lr-factor')} has {strange.pop()!r}. There are 'image', 'text', 'head' and "
         "'decay'.")
     in_parts = 'accumulate' in recipe
-    if trains_text: _check_text_training(classifier, in_parts)
+    if trains_text: _check_text_training(classifier, loss, in_parts)
     if recipe['train_batchnorm'] and (in_parts or n_processes() > 1): raise ValueError(
         'train_batchnorm=True takes statistics over whole batches, and accumulate or several processes compute them '
         'in parts: leave one out.')
@@ -476,10 +486,10 @@ def check_settings(
     if n_processes() > 1 and not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
         f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of a batch.')
 
-def _check_text_training(classifier, in_parts):
+def _check_text_training(classifier, loss, in_parts):
     if not classifier.head_from_text and classifier.alpha != 0: raise ValueError(
         f'The head of this classifier ({classifier.tuning}) was trained, and the loss builds another one from the text '
         'tower. Start from a zero-shot classifier.')
-    if in_parts: raise ValueError(
-        f"A loss of images and captions looks at the whole batch, and {option('accumulate')} computes it in parts: "
+    if in_parts and loss.layers: raise ValueError(
+        f"{loss.title} looks at inner layers of the image tower, and {option('accumulate')} keeps only its features: "
         f"give a smaller {option('batch_size')}, or {option('grad_checkpointing', True)}.")
