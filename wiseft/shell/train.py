@@ -105,7 +105,8 @@ Data = Annotated[str, typer.Argument(
 MethodNames = Annotated[Optional[List[str]], typer.Option('--method',
     help='A method such as flyp (`wiseft methods` lists them). Repeat it to combine methods of different kinds.')]
 TrainOption = Annotated[str, typer.Option('--train',
-    help='all, head, last:2 (the last two blocks and the head), or lora:8 (LoRA of rank 8 and the head).')]
+    help='all, head, last:2 (the last two blocks and the head), or lora:8 (LoRA of rank 8 and the head). With captions '
+         'both towers, and no head.')]
 Accumulate = Annotated[int, typer.Option('--accumulate', min=1,
     help='Batches per training step, whose gradients are added.')]
 GradCheckpointing = Annotated[bool, typer.Option('--grad-checkpointing',
