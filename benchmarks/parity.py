@@ -204,10 +204,6 @@ def trained(model, folder, **settings):
     return finetuned.merge_and_unload()
 
 
-def image_tower(classifier):
-    return {k: t for k, t in classifier.clip.model.state_dict().items() if k.startswith("visual")}
-
-
 def peft_rows(folder):
     from peft import PeftModel
     from transformers import CLIPConfig, CLIPModel
@@ -232,9 +228,9 @@ def peft_rows(folder):
             kept = {k: t for k, t in ours.items() if t.is_floating_point() and k in folded}
             yield row(f"peft, an adapter for {of}{how}", "peft", kept, {k: folded[k] for k in kept})
     finetuned = load_classifier(folder / "open_clip", base=start)
-    state, ended = image_tower(start), image_tower(finetuned)
-    write_adapter(state, ended, folder / "ours", rank=4)
+    write_adapter(start, finetuned, folder / "ours", rank=4) # of both towers
     read = PeftModel.from_pretrained(copy.deepcopy(start.clip.model), folder / "ours").merge_and_unload().state_dict()
+    ended = {k: t for k, t in finetuned.clip.model.state_dict().items() if t.is_floating_point() and k in read}
     yield row("peft reads an adapter of ours", "peft", ended, {k: read[k] for k in ended})
 
 

@@ -19,8 +19,10 @@ from wiseft.methods.ema import EMA
 from wiseft.methods.flyp import flyp
 from wiseft.methods.l2sp import decoupled_l2sp
 from wiseft.methods.lora import lora
+from wiseft.methods.sigmoid import sigmoid
 from wiseft.infer.inference import extract_features
-from wiseft.models.testing import pico_classifier
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.testing import pico_classifier, pico_clip
 from wiseft.base.distributed import n_processes, rank
 
 CLASSES = ["left", "right", "none"]
@@ -110,6 +112,12 @@ def main(folder, result):
     results["head"] = weights(finetuned(start, suite, train="head", lr=.01, opt_func=sgd))
     results["flyp"] = weights(finetuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
     results["carot"] = weights(finetuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
+    parts = dict(loss=flyp, accumulate=5, batch_size=5, opt_func=sgd, lr=1e-3)  # that don't divide a process's share
+    results["flyp in parts"] = weights(finetuned(start, suite, **parts))
+    siglip = zeroshot_classifier(pico_clip(bias=-10.), CLASSES, ["a {}", "the {}"])
+    results["start of siglip"] = weights(siglip.with_text())
+    for name, loss in {"sigmoid": sigmoid, "flyp of siglip": flyp}.items():
+        results[name] = weights(finetuned(siglip, suite, loss=loss, opt_func=sgd, lr=1e-3))
     results["averaged"] = averaged(start, suite)
     vit = pico_classifier(CLASSES, transformer=True)
     results["start of lora"] = weights(vit)

@@ -2,11 +2,17 @@
 A loaded checkpoint keeps its weights once."""
 import os
 import sys
+from dataclasses import replace
 
+import open_clip
 import pytest
-from conftest import python
+import torch
+from conftest import later, python
 
 from wiseft.models.testing import pico_clip
+
+load_clip, load_classifier, zeroshot_classifier = later("wiseft.models.clip", "load_clip"), later(
+    "wiseft.models.load", "load_classifier"), later("wiseft.models.classifier", "zeroshot_classifier")
 
 TRAIN_FASTVIT = """
 import sys
@@ -66,3 +72,58 @@ def test_a_loaded_checkpoint_keeps_its_weights_once(tmp_path):
 
 def test_provenance_names_the_file_of_the_weights():
     assert pico_clip().provenance["file"] == "open_clip_model.safetensors"
+
+
+def test_longer_texts_are_read_as_by_open_clip(tmp_path):
+    "Features are those of `force_context_length`, and a saved CLIP keeps its length."
+    short = pico_clip()
+    short.save(tmp_path/"short")
+    longer = load_clip(tmp_path/"short", context_length=20)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path/'short'}", force_context_length=20).eval()
+    texts = ["a star", "one two three four five six seven eight nine ten eleven twelve thirteen"]
+    with torch.no_grad():
+        expected = theirs.encode_text(open_clip.tokenizer.SimpleTokenizer(context_length=20)(texts), normalize=True)
+    assert torch.equal(longer.encode_text(texts), expected)
+    assert not torch.allclose(longer.encode_text(texts)[1], short.encode_text(texts)[1], atol=1e-3)
+    zeroshot_classifier(longer, ["cat", "dog"], ["a {}"]).save(tmp_path/"longer")
+    again = load_classifier(tmp_path/"longer").clip
+    assert torch.equal(again.encode_text(texts), expected) and again.tokenizer("").shape == (1, 20)
+
+
+@pytest.mark.parametrize("length", [2, 1.5, "24", True, 5000])
+def test_a_context_length_that_is_none(length):
+    with pytest.raises(ValueError, match="expected a whole number of tokens, 3 to 4096"):
+        load_clip("iconclip", context_length=length)
+
+
+@pytest.mark.parametrize("text, why", [
+    (dict(hf_model_name="roberta-base"), r"text tower of transformers \(roberta-base\)"),
+    (dict(embed_cls=True), "class token among the positions"),
+    (None, "has no text tower")])
+def test_positions_that_are_no_table_are_refused(text, why):
+    from wiseft.models.build import resize_texts
+    from wiseft.models.sources import find_source
+
+    source = find_source("iconclip", None, None, None)
+    source = replace(source, config={k: v for k, v in source.config.items() if k != "text_cfg"} | (
+        dict(text_cfg=source.config["text_cfg"] | text) if text else {}))
+    with pytest.raises(ValueError, match=why):
+        resize_texts(source, 24)
+
+
+def test_tokens_are_counted_past_the_end_also_where_the_end_is_the_padding():
+    "SigLIP's first tokenizer pads with its end: a text of as many tokens as the model reads loses its last one."
+    from wiseft.models.head import text_lengths, token_counts
+
+    class Ends:
+        def __call__(self, texts, context_length=6):
+            rows = [[*map(ord, t)][:context_length-1] for t in ([texts] if isinstance(texts, str) else texts)]
+            return torch.tensor([row + [1]*(context_length - len(row)) for row in rows])
+
+    clip = pico_clip()
+    clip.model.context_length = 6
+    odd = replace(clip, tokenizer=Ends())
+    assert token_counts(odd, ["ab", "abcde", "abcdef", "abcdefghi"]).tolist() == [2, 5, 7, 9]
+    table = text_lengths(odd, ["ab"]*3 + ["abcdefghi"])
+    assert table.to_dict("list") == {"tokens": ["1 to 6", "9 to 9"], "captions": [1, 1], "pairs": [3, 1],
+                                     "share of pairs": [.75, .25], "cut": [False, True]}

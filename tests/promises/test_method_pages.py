@@ -46,7 +46,7 @@ def names(transformer):
     if transformer:
         zeroshot = pico_classifier(suite.classnames, transformer=True)
     else:
-        zeroshot = wiseft.all.zeroshot_classifier(pico_clip(), suite.classnames, ["a {}", "a drawing of a {}"])
+        zeroshot = wiseft.all.zeroshot_classifier(pico_clip(bias=-10.), suite.classnames, ["a {}", "a drawing of a {}"])
     first, second, third = (finetune(zeroshot, suite, seed=seed) for seed in range(3))
     return vars(wiseft.all) | dict(finetune=finetune, zeroshot=zeroshot, suite=suite, finetuned=first, first=first,
                                    second=second, third=third)

@@ -71,9 +71,11 @@ two_and_three = pytest.mark.parametrize("n", slow_except([2, 3], [2]))
 
 
 @two_and_three
-@pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged", "lora"])
+@pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged", "lora", "sigmoid",
+                                      "flyp of siglip", "flyp in parts"])
 def test_weights_are_those_of_one_process(results, training, n):
-    moved, different, start = 0, 0, "start of lora" if training == "lora" else "start"
+    starts = {"lora": "start of lora", "sigmoid": "start of siglip", "flyp of siglip": "start of siglip"}
+    moved, different, start = 0, 0, starts.get(training, "start")
     for k, one in results(1).items():
         name, _, weight = k.partition("/")
         if name != training or "." not in weight:

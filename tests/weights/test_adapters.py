@@ -202,3 +202,49 @@ def test_a_change_of_full_rank_is_refused_in_16_bits_too(dtype, step, tmp_path):
     write_adapter({"visual.a.weight": w}, {"visual.a.weight": low}, tmp_path / "a", 8)
     (a, b, factor), = read_adapter(tmp_path / "a").factors.values()
     assert (factor * b @ a - (low.float() - w.float())).norm() < 0.1 * (low.float() - w.float()).norm()
+
+
+def test_both_towers_are_written_as_modules_of_open_clip_and_read_back(start, tmp_path):
+    "A fine-tuning on captions; names are those of open_clip's model, as peft has them, and the head is not in it."
+    from wiseft.methods.flyp import flyp
+    from wiseft.methods.lora import lora  # noqa: F401
+
+    images = np.random.default_rng(0).integers(0, 256, (12, 48, 48, 3), dtype=np.uint8), np.arange(12) % 2
+    finetuned = finetune(start, images, images, epochs=2, batch_size=6, lr=.1, precision="fp32", progress=False,
+                         train="lora", loss=flyp)
+    write_adapter(start, finetuned, tmp_path/"adapter")
+    config = json.loads((tmp_path/"adapter/adapter_config.json").read_text())
+    modules = {f"{tower}transformer.resblocks.0.{layer}" for tower in ("visual.", "")
+               for layer in ("attn", "mlp.c_fc", "mlp.c_proj")}
+    assert modules <= set(config["target_modules"]) and config["modules_to_save"] is None
+    names = {n for n, _ in start.clip.model.named_modules()}
+    assert set(config["target_modules"]) <= names
+    again = load_classifier(tmp_path/"adapter", base=start)
+    assert again.head_from_text
+    for k, t in finetuned.state_dict().items(): torch.testing.assert_close(again.state_dict()[k], t, rtol=1e-4,
+                                                                           atol=1e-4)
+
+
+def test_last_blocks_of_both_towers(start):
+    "A text tower of one block trains all of it, and what comes after it; the scale, too."
+    from wiseft.train.trainable import choose_weights
+
+    classifier = start.with_text().copy()
+    choose_weights(classifier, "last:1")
+    trained = {n for n, p in classifier.named_parameters() if p.requires_grad}
+    assert {"visual.proj", "text.text_projection", "text.logit_scale", "text.ln_final.weight"} < trained
+    assert all(n.startswith("visual.transformer.resblocks.1.") or ".resblocks." not in n for n in trained
+               if n.startswith("visual."))
+    assert any(n.startswith("text.transformer.resblocks.0.") for n in trained)
+    assert not trained & {"text.token_embedding.weight", "text.positional_embedding", "head.weight",
+                          "visual.conv1.weight"}
+    with pytest.raises(ValueError, match="it is built from the text tower"):
+        choose_weights(classifier, "head")
+
+
+def test_a_text_tower_without_matrices_is_named(start, monkeypatch):
+    from wiseft.methods import lora as page
+
+    monkeypatch.setattr(page, "transformer_matrices", lambda tower, part: [(tower, "proj")] if part == "visual" else [])
+    with pytest.raises(ValueError, match="LoRA needs a transformer as text tower"):
+        lora(start.with_text().copy())

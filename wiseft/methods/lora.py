@@ -27,15 +27,21 @@ class LowRank(nn.Module):
     def forward(self, weight:torch.Tensor) -> torch.Tensor: return weight + self.factor*self.B @ self.A
 
 # %% ../../nbs/methods/lora.ipynb #488ad593
-@method('train', 'LoRA', '2106.09685', strength='rank', needs='a transformer as image tower',
+@method('train', 'LoRA', '2106.09685', strength='rank', trains_text=True, needs='a transformer as image tower',
         cost='its weights a second time in a step; moments of the factors alone', smaller_is_stronger=True)
 def lora(classifier:ImageClassifier, rank:int=8, scale:float=16.): # changed in place; r; s
     "Train low-rank products, added to attention and MLP, and the head"
     if not isinstance(rank, int) or rank < 1: raise ValueError(f'rank={rank!r}: give a whole number from 1 on.')
-    matrices = transformer_matrices(classifier.visual)
-    if not matrices: raise ValueError(
-        f"LoRA needs a transformer as image tower, and that of {classifier.clip.name} is a "
-        f"{type(classifier.visual).__name__}: use {option('train', 'last:n')}, or a CLIP with a ViT.")
+    matrices = _matrices(classifier, classifier.visual, 'visual')
+    if classifier.head_from_text: matrices += _matrices(classifier, classifier.text, 'text')
     classifier.requires_grad_(False)
-    classifier.head.requires_grad_(True)
+    classifier.head.requires_grad_(not classifier.head_from_text) # else it is built from the text tower
     for module,name in matrices: register_parametrization(module, name, LowRank(getattr(module, name), rank, scale))
+
+def _matrices(classifier, tower, part): # as `transformer_matrices` returns them
+    "The matrices of a tower; ValueError if it is no transformer"
+    if matrices := transformer_matrices(tower, part): return matrices
+    kind = dict(visual='image', text='text')[part]
+    raise ValueError(
+        f"LoRA needs a transformer as {kind} tower, and that of {classifier.clip.name} is a {type(tower).__name__}: "
+        f"use {option('train', 'last:n')}, or a CLIP with {dict(visual='a ViT', text='such a text tower')[part]}.")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..base.text import BadFile, call, first_few, warn_user, why_failed
+from ..base.text import BadFile, call, first_few, option, warn_user, why_failed
 from ..base.lazy import LaterFunction, open_clip
 from ..data.hub import reaching_hub
 from .open_clip_config import refuse_programs, text_tower_config, write_json
@@ -100,7 +100,8 @@ def fill_model(
     model:nn.Module, # open_clip model
     state:dict, # of a checkpoint
     weights:str|Path, # its file, for the message
-    origin:str # of the architecture, for the message
+    origin:str, # of the architecture, for the message
+    resizes_texts:bool=False # are positions of texts interpolated on purpose?
 ): # the model, in eval mode
     "Load weights; BadFile names what doesn't fit"
     try:
@@ -123,10 +124,31 @@ def fill_model(
         lines = [line.strip() for line in str(e).splitlines()]
         first = ' '.join(lines[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {weights} don't fit the architecture of {origin}: {first}") from e
-    if resized := [k for k, t in state.items() if t.shape != shapes[k]]: warn_user(
+    resized = [k for k, t in state.items() if t.shape != shapes[k] and (k.startswith('visual.') or not resizes_texts)]
+    if resized: warn_user(
         f'{weights} was trained with pictures or texts of another size than {origin} takes: {first_few(resized)} is '
         'interpolated, which changes the results. Give the architecture that it was trained with.')
     return model.eval()
+
+# %% ../../nbs/api/models/07_build.ipynb #3a48358e
+def fixed_length(text:dict|None) -> str: # open_clip's `text_cfg`; '' if positions can be interpolated
+    "Why a text tower reads no other number of tokens than it was trained with"
+    if not text: return 'has no text tower'
+    if name := text.get('hf_model_name'): return f'has a text tower of transformers ({name}), without such a table'
+    return 'has a class token among the positions of its texts' if text.get('embed_cls') else ''
+
+def resize_texts(
+    source:Source, # changed in place
+    length:int # tokens of a text, start and end included
+):
+    "Let a CLIP read texts of another length; ValueError if its positions can't be interpolated"
+    if type(length) is not int or not 3 <= length <= 4096: raise ValueError(
+        f"{option('context_length', length)}: expected a whole number of tokens, 3 to 4096, start and end included.")
+    text = source.config.get('text_cfg')
+    if why := fixed_length(text): raise ValueError(
+        f"{option('context_length', length)} interpolates a table of positions, and {source.origin} {why}. "
+        'Leave it out.')
+    source.config, source.resizes_texts = source.config | dict(text_cfg=text | dict(context_length=length)), True
 
 # %% ../../nbs/api/models/07_build.ipynb #2767f673
 @cache # reading its vocabulary takes half the time of loading a small CLIP

@@ -28,7 +28,7 @@ from .save import write_clip
 from .state_dict_layout import Parts
 from .hf_clip import write_hub_folder
 from .sources import Source, find_source
-from .build import build_model, fill_model, source_tokenizer
+from .build import build_model, fill_model, resize_texts, source_tokenizer
 
 # %% ../../nbs/api/models/08_clip.ipynb #ce44719a
 _precisions = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.float64: 'fp64'}
@@ -109,7 +109,7 @@ def open_source(
     if source.where: # the configuration is a file's: how large would the model be?
         n = sum(t.numel() for t in state.values())
         check_parameters(lambda: build_model(source, 'fp32', 'meta'), n, source.where)
-    model = fill_model(build_model(source, precision, device), state, file, source.origin)
+    model = fill_model(build_model(source, precision, device), state, file, source.origin, source.resizes_texts)
     cfg = dict(model.visual.preprocess_cfg) # the source's, completed by open_clip with size and defaults
     if 'crop_pct' in source.preprocess: cfg['crop_pct'] = source.preprocess['crop_pct'] # which open_clip doesn't know
     provenance = dict(source=source.origin, file=file.name if file else None,
@@ -132,7 +132,8 @@ def load_clip(
     precision:str='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
     device:str|torch.device|None=None, # default `best_device`
     preprocess:dict|str|None=None, # dict with 'mean', 'std', …; for a file also the tag that it was fine-tuned from
-    quick_gelu:bool|None=None # for a checkpoint file: was it trained with QuickGELU?
+    quick_gelu:bool|None=None, # for a checkpoint file: was it trained with QuickGELU?
+    context_length:int|None=None # tokens of a text, if the model is to read others than it was trained with
 ): # `Clip`
     "Load a CLIP with its tokenizer, transforms and provenance; nothing is unpickled"
     if isinstance(name, nn.Module): raise TypeError(
@@ -141,6 +142,7 @@ def load_clip(
     if precision not in ('fp32', 'bf16', 'fp16') or precision == 'fp16' and device.type == 'cpu': raise ValueError(
         f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
+    if context_length is not None: resize_texts(source, context_length)
     clip = open_source(source, precision, device, name, None if pretrained is None else str(pretrained))
     del source # it may hold the weights a second time
     release_memory()

@@ -10,7 +10,7 @@ import json
 
 import torch
 
-from ..base.text import first_few, warn_user
+from ..base.text import first_few, option, warn_user
 from ..data.prompts import check_same_classes
 
 # %% ../../nbs/api/models/00_compatible.ipynb #4f98d548
@@ -49,6 +49,10 @@ def check_pair(
                        'Average models of the same classes: rows of both heads must mean the same.')
     _check_equal(a.clip.preprocess, b.clip.preprocess, 'preprocessing')
     _check_equal(_architecture(a), _architecture(b), 'architecture')
+    lengths = [n for c in (a, b) if (n := getattr(c.clip.model, 'context_length', None))]
+    if len(set(lengths)) > 1: raise ValueError(
+        f'One classifier reads texts of {lengths[0]} tokens, the other of {lengths[1]}: load the CLIP of both with the '
+        f"same {option('context_length')}.")
     if a.clip.provenance.get('sha256') != b.clip.provenance.get('sha256'): # of the files that fine-tuning began from
         # one CLIP has many files, but the same text tower in all, because it seldom trains
         ours, theirs = text_weights(a.clip), text_weights(b.clip)

@@ -32,6 +32,7 @@ class Source:
     state:dict=None  # weights, if they were read already; default: `open_source` reads them
     unread:list=()   # what a checkpoint file has besides
     text_tower:Path=None # `config.json` of a text tower of transformers
+    resizes_texts:bool=False # are positions of texts interpolated on purpose?
 
 # %% ../../nbs/api/models/05_sources.ipynb #ba91d50b
 def _source_of_folder(folder, origin=None, hub=False): # `Source`

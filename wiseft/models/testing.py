@@ -21,12 +21,14 @@ _preprocess = dict(size=48, mean=[.48,.45,.41], std=[.27,.26,.27], interpolation
 
 def pico_clip(
     seed:int=0, # of its weights
-    transformer:bool=False # as image tower, instead of a ResNet
+    transformer:bool=False, # as image tower, instead of a ResNet
+    bias:float|None=None # of its logits, if it is to be a SigLIP
 ): # `Clip`
     "A tiny CLIP with random weights"
     cfg = dict(
         embed_dim=32, vision_cfg=_transformer if transformer else _resnet,
         text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
+    if bias is not None: cfg['init_logit_bias'] = bias
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         model = open_clip.CLIP(**cfg)

@@ -280,11 +280,12 @@ def tower_patterns(
 
 # %% ../../nbs/api/models/10_tower.ipynb #331d5560
 def tower_positions(
-    visual:nn.Module # image tower
+    tower:nn.Module,
+    part:str='visual' # or 'text'
 ) -> dict: # name -> `Position`
-    "The block of each tensor of an image tower; ValueError if its blocks are unknown"
-    positions = Positions([f'visual.{name}' for name in visual.state_dict()], dict(visual=tower_patterns(visual)))
-    return {name.removeprefix('visual.'): p for name, p in positions.items()}
+    "The block of each tensor of a tower; ValueError if its blocks are unknown"
+    positions = Positions([f'{part}.{name}' for name in tower.state_dict()], {part: tower_patterns(tower)})
+    return {name.removeprefix(f'{part}.'): p for name, p in positions.items()}
 
 def tower_blocks(
     visual:nn.Module # image tower
@@ -309,11 +310,12 @@ _others = ('proj.weight', 'c_fc.weight', 'fc1.weight', 'fc1_g.weight', 'fc1_x.we
            'mlp.3.weight')
 
 def transformer_matrices(
-    visual:nn.Module, # image tower
+    tower:nn.Module,
+    part:str='visual' # or 'text'
 ) -> list: # of (module, name of its weight)
     "Matrices of attention and MLP in all blocks; none if there is no attention"
-    positions = tower_positions(visual)
-    in_blocks = [n for n, p in visual.named_parameters() if p.ndim == 2 and positions[n].in_block]
+    positions = tower_positions(tower, part)
+    in_blocks = [n for n, p in tower.named_parameters() if p.ndim == 2 and positions[n].in_block]
     matrices = [n.rpartition('.') for n in in_blocks if n.endswith(_attention + _others)]
     if not any(n.endswith(_attention) for n in in_blocks): return []
-    return [(visual.get_submodule(module), name) for module, _, name in matrices]
+    return [(tower.get_submodule(module), name) for module, _, name in matrices]

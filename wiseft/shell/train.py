@@ -33,6 +33,9 @@ Preprocess = Annotated[Optional[str], typer.Option('--preprocess',
     help='For a checkpoint file: tag of the weights it was fine-tuned from, which sets preprocessing and activation.')]
 QuickGelu = Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu',
     help='For a checkpoint file: trained with QuickGELU (OpenAI, MetaCLIP, DFN) or without (LAION, DataComp).')]
+ContextLength = Annotated[Optional[int], typer.Option('--context-length',
+    help='Tokens of a text that the model reads, if its captions are longer than it was trained with: positions are '
+         'interpolated.')]
 Epochs = Annotated[int, typer.Option('--epochs', min=1, help='Passes over the training images.')]
 BatchSize = Annotated[int, typer.Option('--batch-size', min=1, help='Images per training step.')]
 ClassNames = Annotated[Optional[Path], typer.Option('--classnames',
@@ -54,7 +57,7 @@ def zeroshot(
     output:ClassifierFolder,
     model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
     classnames:ClassNames=None, preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
-    group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
+    context_length:ContextLength=None, group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
@@ -65,7 +68,8 @@ def zeroshot(
     from wiseft.base.text import first_few
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
-        clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
+        clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu,
+                         context_length=context_length)
         names = _classnames_from_argument(classes, classnames, of_table(group, column, reference_domain))
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0] # may name a list, such as openai
@@ -101,7 +105,8 @@ Data = Annotated[str, typer.Argument(
 MethodNames = Annotated[Optional[List[str]], typer.Option('--method',
     help='A method such as flyp (`wiseft methods` lists them). Repeat it to combine methods of different kinds.')]
 TrainOption = Annotated[str, typer.Option('--train',
-    help='all, head, last:2 (the last two blocks and the head), or lora:8 (LoRA of rank 8 and the head).')]
+    help='all, head, last:2 (the last two blocks and the head), or lora:8 (LoRA of rank 8 and the head). With captions '
+         'both towers, and no head.')]
 Accumulate = Annotated[int, typer.Option('--accumulate', min=1,
     help='Batches per training step, whose gradients are added.')]
 GradCheckpointing = Annotated[bool, typer.Option('--grad-checkpointing',
@@ -122,7 +127,7 @@ TrainingPrecision = Annotated[StrEnum('TrainingPrecision', 'bf16 fp32'), typer.O
 # %% ../../nbs/api/shell/02_train.ipynb #8b69b9b8
 Captions = Annotated[Optional[Path], typer.Option('--captions',
     help='Table (CSV or TSV) with the columns file and caption, files relative to DATA: train both towers on these '
-         'pairs, by default with FLYP.')]
+         'pairs, by default with FLYP; a SigLIP with sigmoid.')]
 
 def suite_of(
     data:str, # the argument of a command
@@ -292,7 +297,6 @@ def _methods_from_options(captions, names, use, train, settings): # dict
     "The methods of a fine-tuning, at most one of a kind, with their hyperparameters"
     from wiseft.base.registry import find_method
     load_methods(use)
-    if captions and not names: names = ['FLYP']
     methods = {}
     for m in map(find_method, names or []):
         if m.kind not in _KINDS: raise ValueError(

@@ -201,6 +201,15 @@ class LrFactors(Callback):
     def after_step(self): self.opt.set_hyper('lr', self.rates)
     def _rates(self): return [h['lr'] for h in self.opt.hypers]
 
+# %% ../../nbs/api/train/03_callbacks.ipynb #5a437f5a
+class WithoutDecay(Callback):
+    "Take weight decay off groups of weights"
+    def __init__(self, names:tuple): self.names = names # of the weights
+    def before_fit(self):
+        free = {p for name, p in self.learn.student.named_parameters() if name in self.names}
+        self.opt.set_hyper('wd', [h['wd']*(not free.issuperset(group))
+                                  for group, h in zip(self.opt.param_lists, self.opt.hypers)])
+
 # %% ../../nbs/api/train/03_callbacks.ipynb #54865c66
 class LossOnDevice(AvgSmoothLoss):
     "fastai's running average of the losses, kept on the device"

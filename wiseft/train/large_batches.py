@@ -18,12 +18,14 @@ from ..base.devices import release_memory
 from ..base.distributed import from_all_processes, gathered, rank
 from ..base.files import is_out_of_memory
 from ..base.progress import say_once
-from .losses import Loss
+from ..models.clip import text_features
+from .losses import Loss, Step, tower_precision
 
 # %% ../../nbs/api/train/07_large_batches.ipynb #caf59ce2
 class LargeBatchLearner(Learner):
     "A fastai `Learner` that computes a batch in parts if it is too large for memory"
     accumulate = 1 # parts that each batch is computed in
+    cached_texts = None # (own n, dim), features of captions, while a loss of a batch in parts is computed
 
     def _do_one_batch(self): # in place of fastai's
         "Compute a batch, and in training take a step; where memory is short, in twice as many parts from then on"
@@ -34,6 +36,7 @@ class LargeBatchLearner(Learner):
         while True:
             try:
                 if self.accumulate == 1: self.add_gradients(counts)
+                elif self.whole_batch_loss: self.add_gradients_by_cache(counts)
                 else: self.add_gradients_in_parts(counts)
                 self._with_events(self._step, 'step', CancelStepException)
                 return self.opt.zero_grad()
@@ -95,6 +98,71 @@ def weight_of(self:LargeBatchLearner, y:torch.Tensor): # number, or scalar tenso
 @patch(as_prop=True)
 def can_split(self:LargeBatchLearner): # bool
     "Whether a batch may be computed in parts: not if MixUp, another loss, or BatchNorm may look at all of it"
-    is_mean = isinstance(self.loss_func, CrossEntropyLossFlat) # over images, and MixUp puts another one in its place
-    text_trains = any(cb.loss.trains_text for cb in self.cbs if isinstance(cb, Loss))
-    return is_mean and not (text_trains or self.recipe['train_batchnorm'])
+    if self.recipe['train_batchnorm']: return False
+    if self.whole_batch_loss: return not self.whole_batch_loss.loss.layers
+    return isinstance(self.loss_func, CrossEntropyLossFlat) # a mean over images; MixUp puts another one in its place
+
+# %% ../../nbs/api/train/07_large_batches.ipynb #5829270e
+@patch(as_prop=True)
+def whole_batch_loss(self:LargeBatchLearner): # callback `Loss`; None if there is none
+    "The loss of images and texts, each of which is compared with all others"
+    return next((cb for cb in self.cbs if isinstance(cb, Loss) and cb.loss.trains_text), None)
+
+@patch
+def add_gradients_by_cache(self:LargeBatchLearner, counts:list): # images of each process
+    "Compute a batch in `accumulate` parts for a loss that looks at all of it, and add the gradients"
+    x, y, device = self.xb[0], self.yb, self.student.device
+    step = Step(self, x, gathered(y[0], counts), logits=None, features=None, cross_entropy=None)
+    step.learn.counts = counts
+    n_parts = min(self.accumulate, len(x))
+    parts = list(zip(x.tensor_split(n_parts), step.own(step.tokens).tensor_split(n_parts)))
+    # 1. features of all parts, without gradients; the random numbers of each part are going to be drawn again
+    noise, cached = [], []
+    with torch.no_grad():
+        for part in parts:
+            noise.append(random_states(device))
+            cached.append(self.features_of_part(self.model, *part))
+    leaves = [torch.cat(some).requires_grad_() for some in zip(*cached)] # features of images and of texts
+    # 2. the loss of the whole batch, and its gradients: of features, and of weights that it reads itself
+    self.xb, self.yb, self.cached_texts = (x,), y, leaves[1]
+    try:
+        with self.in_precision():
+            self.pred = self.student.head(leaves[0])
+            self.compute_loss(counts)
+    finally: self.cached_texts = None
+    weights = [p for p in self.student.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(self.loss_grad, leaves + weights, allow_unused=True)
+    of_parts = zip(*(g.tensor_split(n_parts) for g in gradients[:2]))
+    of_weights = [(w, g) for w, g in zip(weights, gradients[2:]) if g is not None]
+    whole = self.xb, self.yb, self.pred.detach(), self.loss.detach()
+    # 3. each part again, with gradients
+    after = random_states(device)
+    for k, (part, of_part) in enumerate(zip(parts, of_parts)):
+        set_random_states(device, noise[k])
+        is_last = k == len(parts)-1
+        with nullcontext() if is_last else self.no_sync(): # processes share gradients with the last part
+            outputs = list(zip(self.features_of_part(self.wrapped, *part), of_part)) + (of_weights if is_last else [])
+            self.loss_grad = sum((out*g).sum() for out, g in outputs) # whose gradients are those of the loss
+            self._with_events(self._backward, 'backward', CancelBackwardException)
+    set_random_states(device, after)
+    self.xb, self.yb, self.pred, self.loss = whole
+
+@patch
+def features_of_part(self:LargeBatchLearner, model, x:torch.Tensor, tokens:torch.Tensor): # images, token ids
+    "Features of images and of texts, (n, dim) each"
+    self.xb = (x,)
+    with tower_precision(self):
+        self.forward(model)
+        texts = text_features(self.student.clip.model, tokens)
+    return self.whole_batch_loss.head_input, texts
+
+# %% ../../nbs/api/train/07_large_batches.ipynb #bef6540c
+def random_states(device:torch.device) -> list: # of tensors
+    "States of PyTorch's random generators, of the CPU and of the device"
+    of_device = [] if device.type == 'cpu' else [torch.get_device_module(device).get_rng_state(device)]
+    return [torch.get_rng_state(), *of_device]
+
+def set_random_states(device:torch.device, states:list): # as `random_states` returns them
+    "Let random generators draw the same numbers again"
+    torch.set_rng_state(states[0])
+    for state in states[1:]: torch.get_device_module(device).set_rng_state(state, device)

@@ -6,7 +6,7 @@
 __all__ = ['SMALL', 'crop_box', 'PixelSource', 'ClipDL', 'clip_dataloaders', 'is_captions', 'images_of', 'first_batch']
 
 # %% ../../nbs/api/train/01_loaders.ipynb #a93e2318
-import math, os, torch
+import math, os, sys, torch
 import fastai.vision.data # how fastai shows batches of images  # noqa: F401
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,7 @@ from torch.utils.data import TensorDataset, get_worker_info
 from ..base.text import OTHER_NAMES, first_few, our_names, warn_user
 from ..base.files import available_cores, sha256_file
 from ..base.distributed import n_processes, share
+from ..base.progress import reports_progress
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
 from ..data.decoding import UnreadableImage, open_image
@@ -33,7 +34,7 @@ from ..data.pixels import Pixels, ShortSide, check_skipped, decoding_workers
 from ..data.labels import read_image_table
 from ..data.objects import image_set
 from ..data.suites import ImageSet, Suite, check_held_out
-from ..models.head import warn_of_texts
+from ..models.head import text_lengths, warn_of_texts
 from ..models.classifier import ImageClassifier
 from ..infer.prefetch import Feeder
 from ..infer.inference import decode_for_all, extract_features
@@ -240,7 +241,9 @@ def clip_dataloaders(
     for part, shuffle in zip(sets, (True, False)): # training images are shuffled and cropped, those to watch are not
         tokens = None
         if captions and part is not validation: # labeled images to watch stay labeled
-            warn_of_texts(clip, part.classnames, captions=True)
+            pairs = np.bincount(part.labels, minlength=len(part.classnames)) # of each caption
+            if shuffle and reports_progress(progress): _say_lengths(clip, part)
+            warn_of_texts(clip, part.classnames, pairs)
             tokens = clip.tokenizer(part.classnames) # the classes are captions: (n_captions, context length)
         pixels = PixelSource(part, clip, crop_scale=crop_scale if shuffle else None, progress=progress, tokens=tokens,
                              workers=workers)
@@ -249,6 +252,14 @@ def clip_dataloaders(
     if captions: loaders[0].source.captions = dict( # for the recipe
         table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
     return DataLoaders(*loaders, device=clip.device)
+
+def _say_lengths(clip, pairs): # pairs: `ImageSet` whose classes are captions
+    "Print how many tokens captions have, and how many are cut"
+    table = text_lengths(clip, np.asarray(pairs.classnames, object)[pairs.labels])
+    table['share of pairs'] = table['share of pairs'].map('{:.1%}'.format)
+    table['cut'] = table.cut.map({True: 'cut', False: ''})
+    print(f'captions by length in tokens, of which {clip.name} reads {clip.model.context_length}:',
+          table.to_string(index=False), sep='\n', file=sys.stderr, flush=True)
 
 def _image_by_image(images, clip): # fastai's `Datasets`
     "Pictures and labels for fastai's `predict`, `test_dl`, and the like; `ClipDL` reads batches from its source"

@@ -33,7 +33,7 @@ def choose_weights(
     "Let only the chosen weights require gradients"
     train = parse_train(train)
     is_method = isinstance(train, Method)
-    if classifier.head_from_text and train != 'all': raise ValueError(
+    if classifier.head_from_text and (not train.trains_text if is_method else train == 'head'): raise ValueError(
         f"{train.title if is_method else option('train', train)}: where the text tower trains, the classifier has no "
         'head to train, it is built from the text tower. Leave it out.')
     if is_method: return train(classifier)
@@ -42,7 +42,7 @@ def choose_weights(
     if train not in ('all', 'head'): _train_last_blocks(classifier, train)
 
 def _train_last_blocks(classifier, train): # 'last:n'
-    "Let the last `n` blocks of the image tower, and what comes after them, require gradients"
+    "Let the last `n` blocks of the towers that train, and what comes after them, require gradients"
     n = int(train.removeprefix('last:'))
     positions = tower_positions(classifier.visual)
     n_blocks = len({p for p in positions.values() if p.in_block})
@@ -51,6 +51,10 @@ def _train_last_blocks(classifier, train): # 'last:n'
         f"{option('train', 'head')} trains none, {option('train', 'all')} everything.")
     # block numbers: the stem is 0, and what comes after the last block is n_blocks+1, which always trains
     for name, p in classifier.visual.named_parameters(): p.requires_grad_(positions[name].block > n_blocks-n)
+    if not classifier.head_from_text: return
+    positions = tower_positions(classifier.text, 'text') # a text tower of fewer blocks trains all of them
+    for name, p in classifier.text.named_parameters():
+        p.requires_grad_(positions[name].block > max(0, positions[name].n_blocks-n))
 
 # %% ../../nbs/api/train/00_trainable.ipynb #9c019518
 def parametrized(classifier:ImageClassifier) -> list: # of modules
@@ -76,12 +80,13 @@ def _without_parametrizations(classifier): # the same, changed in place
 # %% ../../nbs/api/train/00_trainable.ipynb #7ae36ddb
 def parameter_groups(
     model:nn.Module, # `ImageClassifier`, or a module with one as its `classifier`
-    factors:dict|None=None # name of a weight -> factor on its learning rate; default all alike
+    factors:dict|None=None, # name of a weight -> factor on its learning rate; default all alike
+    apart:tuple=() # names of weights that have a group of their own
 ) -> list: # of lists of parameters
     "fastai's parameter groups of the weights that train: image tower, then head or text tower, by factor"
     groups = {}
     for name, p in getattr(model, 'classifier', model).named_parameters():
-        if p.requires_grad: groups.setdefault((part_of(name), (factors or {}).get(name)), []).append(p)
+        if p.requires_grad: groups.setdefault((part_of(name), (factors or {}).get(name), name in apart), []).append(p)
     return list(groups.values())
 
 # %% ../../nbs/api/train/00_trainable.ipynb #3e2a2537

@@ -135,6 +135,8 @@ def write_adapter(
     "Write the change from one model to another as an adapter of peft: low-rank matrices, and the head"
     train = getattr(finetuned, 'recipe', {}).get('train')
     if rank is None: rank = train.get('rank', 8) if isinstance(train, dict) else 8
+    from_text = getattr(finetuned, 'head_from_text', False) # the text tower trained: it makes the head
+    if from_text: base = base.with_text()
     before, after = (m if isinstance(m, Mapping) else m.state_dict() for m in (base, finetuned))
     check_compatible(before, after, ('base', 'finetuned'))
     state, modules, head = {}, set(), {}
@@ -142,6 +144,7 @@ def write_adapter(
         begin, end = w.detach().double().cpu(), after[k].detach().double().cpu()
         if not w.is_floating_point() or begin.equal(end): continue
         if re.fullmatch(r'head\.\w+', k):
+            if from_text: continue
             head[f'base_model.model.{k}'] = after[k].detach().cpu().contiguous()
             continue
         if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
@@ -152,7 +155,7 @@ def write_adapter(
         if rest > max(1e-4*change, min(rounding, change/10)): raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}: an adapter would lose {rest/change:.0%} of it. '
             'An adapter holds what LoRA trained, in float32; give its rank.')
-        module = re.sub(r'\.(in_proj_)?weight$', '', k)
+        module = re.sub(r'\.(in_proj_)?weight$', '', k.removeprefix('text.')) # as open_clip's model has it
         if module.endswith('.attn.out_proj'): # peft wraps the attention whole, and adds the product of this layer twice
             module, b = f'{module.removesuffix("out_proj")}base_layer.out_proj', b/2
         state[f'base_model.model.{module}.lora_B.weight'] = b.contiguous()
