@@ -3,14 +3,18 @@
 
 nbdev processes the notebooks into _proc/ as for Quarto; smalldocs renders them from the same _quarto.yml.
 What smalldocs leaves to other hosts or doesn't read is settled here: mathematics becomes MathML, themes lose
-their web fonts, pages take the names that nbdev's links use, links to the published site stay within this one, and
-earlier addresses lead to the pages that name them as aliases.
+their web fonts, pages take the names that nbdev's links use, links to the published site stay within this one,
+earlier addresses lead to the pages that name them as aliases, and pictures become files with a width and a height,
+so that pages are small and don't move while they load.
 """
+import base64
 import gc
 import os
 import re
 import shutil
+import struct
 import sys
+from hashlib import sha256
 from html import escape, unescape
 from pathlib import Path
 
@@ -32,6 +36,8 @@ SPAN = re.compile(r"<span[^>]*>|</span>")
 LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name in backticks
 # nbdev's, in copies for other readers than browsers
 NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')
+PICTURE = re.compile(r'(<img src=")data:image/png;base64,([^"]*)"')
+TWICE = 6000  # dots a meter: a picture with more has two for each pixel of the page
 # smalldocs warns that it does not read them
 SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file|grid|aliases")
 MOVED = """<!doctype html>
@@ -63,8 +69,19 @@ def lines(found):
     return found[1] + "\n".join(written)
 
 
+def size(png):
+    "Width and height of a picture on the page."
+    dots = re.search(rb"pHYs(.{4})", png, re.S)
+    scale = 2 if dots and struct.unpack(">I", dots[1])[0] > TWICE else 1
+    return [round(n / scale) for n in struct.unpack(">II", png[16:24])]
+
+
 class Site(smalldocs.site.Site):
     "A site whose pages need no other host."
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pictures = {}  # path in the site -> content
 
     def read(self, src):
         page = super().read(src)
@@ -90,8 +107,17 @@ class Site(smalldocs.site.Site):
         text, files = super().llms_copy(page)
         return NOISE.sub("", unlinked(text)), files
 
+    def picture(self, page, found):
+        "A picture within a page as one of a file."
+        png = base64.b64decode(found[2])
+        path = page.out.parent / f"{page.out.stem}_files" / f"{sha256(png).hexdigest()[:12]}.png"
+        self.pictures[path] = png
+        width, height = size(png)
+        return f'{found[1]}{path.parent.name}/{path.name}" width="{width}" height="{height}"'
+
     def render_page(self, page):
         super().render_page(page)
+        page.html = PICTURE.sub(lambda found: self.picture(page, found), page.html)
         page.html = CODE.sub(lines, MATH.sub(formula, page.html)).replace(TABLE, REACHED)
         page.env["math"] = False
 
@@ -112,6 +138,9 @@ def build():
     site = Site(smalldocs.config.load(proc_nbs(n_workers=0, force=True)), quiet=True)
     site.build()
     write_aliases(site)
+    for path, png in site.pictures.items():
+        (site.out / path).parent.mkdir(parents=True, exist_ok=True)
+        (site.out / path).write_bytes(png)
     for css in site.out.glob("site_libs/themes/*.css"):
         css.write_text(FONT.sub("", css.read_text()))
     shutil.rmtree(ROOT / "_docs", ignore_errors=True)

@@ -5,7 +5,8 @@
   readme.py --check    only say whether they are in step
 
 First, notebooks get from settings.ini what to `pip install` and what Colab badges open. The notebook's links to other
-pages lead to the published site, those to other files are made relative to the top of the repository.
+pages lead to the published site, those to other files are made relative to the top of the repository. What stands
+between `::: {.site}` and `:::` is for the site alone; other lines of colons only lay it out.
 """
 import base64
 import json
@@ -23,6 +24,8 @@ SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]
 INSTALL = re.compile(r"(pip install (?:-q )?)(?:wiseft|git\+https://\S+?)(?=\\n|\s)")
 COLAB = re.compile(r"https://colab\.research\.google\.com/github/[^)\s]+")
 OPTION = re.compile(r"^#\| *(.+)\n?", re.M)
+SITE_ALONE = re.compile(r"^(:{3,}) \{\.site.*?^\1$\n*", re.M | re.S)
+LAYOUT = re.compile(r"^:{3,}.*\n*", re.M)
 LINK = re.compile(r"(\[[^\]]*\])\((?![a-z]+:|#)([^)\s#]+)")
 
 
@@ -71,7 +74,7 @@ def readme():
     blocks, pictures = [], {}
     for cell in json.loads(notebook(NOTEBOOK))["cells"]:
         if cell["cell_type"] == "markdown":
-            blocks.append(LINK.sub(outside, "".join(cell["source"])).strip())
+            blocks.append(LINK.sub(outside, LAYOUT.sub("", SITE_ALONE.sub("", "".join(cell["source"])))).strip())
         elif cell["cell_type"] == "code":
             blocks.extend(code(cell, pictures))
     text = "\n\n".join(b for b in blocks if b) + "\n"

@@ -108,7 +108,8 @@ def wanted():
     "File -> its text as it should be."
     text = SIDEBAR.read_text()
     sidebar = SECTION.sub(lambda _: "\n".join(entries(SECTION.sub("", text))) + "\n", text)
-    return {folder(subpackage) / "index.ipynb": opening(subpackage) for subpackage in SUBPACKAGES} | {SIDEBAR: sidebar}
+    listed = [subpackage for subpackage in SUBPACKAGES if subpackage != "methods"]  # whose page is a gallery
+    return {folder(subpackage) / "index.ipynb": opening(subpackage) for subpackage in listed} | {SIDEBAR: sidebar}
 
 
 def main():

@@ -1,5 +1,7 @@
-"README is short, and prints what its lines print."
+"README is short, and prints what its lines print; so do the cards, which only the site has."
+import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -30,6 +32,26 @@ def test_what_stands_beside_the_table_follows_from_it():
         assert (shown["weight-space"] > shown[end]).all()
     for outputs in "logits", "probabilities":
         assert (abs(shown["weight-space"] - shown[outputs]) < 1.5).all()
+
+
+def test_the_cards_run():
+    "Three lines each: commands with options that exist, and Python that averages two classifiers."
+    import wiseft.all
+    from typer.main import get_command
+    from wiseft.models.testing import pico_classifier
+    from wiseft.shell.cli import app
+
+    cells = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
+    cards = "".join(line for c in cells for line in c["source"]).split("{.site .cards}")[1].split("\n::::")[0]
+    assert "{.card-of}" not in README
+    blocks = re.findall(r"```(\w+)\n(.*?)```", cards, re.S)
+    assert [(kind, text.count("\n")) for kind, text in blocks] == [("sh", 3), ("python", 3), ("sh", 3)]
+    for text in (text for kind, text in blocks if kind == "sh"):
+        _, name, *args = shlex.split(text)
+        get_command(app).commands[name].make_context(name, args, resilient_parsing=True)
+    space = vars(wiseft.all) | dict(load_classifier=lambda path: pico_classifier(["cat", "dog"]))
+    exec(blocks[1][1], space)
+    assert space["averaged"].alpha == 0.5
 
 
 @pytest.mark.slow

@@ -23,12 +23,6 @@ LANDING, TUTORIAL, MODULE = "index.html", "tutorials/quickstart.html", "api/weig
 MOVED = {"explanations/evidence.html": "reproductions/evidence/evidence.html"}  # earlier addresses
 MARKUP = r":::|#\||@fig-|\{target=|\\\(|\\\[|\$\$"
 
-STICKING_OUT = """() => {
-    const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX) || e != document.body && scrolls(e.parentElement);
-    const out = [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e));
-    return out.map(e => e.outerHTML.slice(0, 200)).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []);
-}"""
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -84,8 +78,19 @@ def page(browser, address):
     assert not wrong
 
 
-def phone(page):
-    page.set_viewport_size(dict(width=375, height=800))
+PHONE, LAPTOP = dict(width=390, height=844), dict(width=1280, height=800)
+
+CUT = """() => {
+    const scroller = e => e.matches("main") ? null : ["auto", "scroll"].includes(getComputedStyle(e).overflowX) ? e : scroller(e.parentElement);
+    const found = [...document.querySelectorAll("main img, main svg")].filter(e => e.getBoundingClientRect().right > innerWidth);
+    for (const e of document.querySelectorAll("main *")) {
+        if (!e.getClientRects().length || e.closest("math *")) continue;
+        const box = scroller(e);
+        if (e.getBoundingClientRect().right > innerWidth + 1 && !box) found.push(e);
+        if (box === e && e.scrollWidth > e.clientWidth + 1 && !e.matches(".more")) found.push(e);
+    }
+    return found.map(e => e.outerHTML.slice(0, 200)).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []);
+}"""  # pictures always fit; what else is too wide scrolls, and fades where there is more
 
 
 ALIKE = """() => {
@@ -154,10 +159,14 @@ def test_page(page, name):
     for picture in page.locator("main img").all():
         assert picture.evaluate("e => e.naturalWidth") > 0
     assert not findings(page)
+    links = page.locator("#quarto-sidebar a[href]:visible").count()
+    assert links <= 30, f"{links} links in the menu"
+    for size in LAPTOP, PHONE:
+        page.set_viewport_size(size)
+        page.wait_for_timeout(50)  # fades follow the size
+        assert not page.evaluate(CUT), size
     page.emulate_media(color_scheme="dark")
     page.reload()
-    phone(page)
-    assert not page.evaluate(STICKING_OUT)
     assert not findings(page, "dark", colors_alone=True), "in the dark nothing but colors is another"
 
 
@@ -214,6 +223,7 @@ def test_navigation(page):
     page.goto(LANDING)
     page.locator(".navbar").get_by_role("link", name="API").click()
     assert page.url.endswith("/api/index.html")
+    page.locator("#quarto-sidebar").get_by_text("Start", exact=True).click()  # sections are folded
     page.locator("#quarto-sidebar").get_by_role("link", name="Quickstart").click()
     assert page.url.endswith(TUTORIAL)
 
@@ -229,7 +239,7 @@ def test_each_kind_of_page_is_in_the_bar(page):
 
 @pytest.mark.slow
 def test_navigation_on_a_phone(page):
-    phone(page)
+    page.set_viewport_size(PHONE)
     page.goto(LANDING)
     link = page.locator(".navbar").get_by_role("link", name="Start")
     assert not link.is_visible()
@@ -245,6 +255,41 @@ def test_search_finds_a_function(page):
     page.keyboard.type("merge_files")
     page.locator("a.search-result", has_text="merge_files").first.click()
     assert "api/weights/files.html" in page.url
+
+
+QUESTIONS = {  # what people type -> the page or section with the answer
+    "how many images": "faq.html#how-many-images", "which alpha": "faq.html#which", "α": "faq.html#which",
+    "patients": "howto/sites_and_patients", "hospital": "howto/sites_and_patients", "site": "howto/sites_and_patients",
+    "groups": "howto/groups", "AUROC": "howto/your_metric", "sensitivity": "howto/your_metric",
+    "SLURM": "howto/cluster", "ONNX": "howto/deploy", "W&B": "howto/log_your_runs", "wandb": "howto/log_your_runs",
+    "crash": "faq.html#my-run-crashed", "LoRA": "methods/lora", "BatchNorm": "faq.html#my-model-has-batch",
+    "multi-label": "faq.html#my-images-have-several-labels", "segmentation": "faq.html#my-images-have-several-labels",
+    "out of memory": "faq.html#out-of-memory", "ViT": "howto/which_clip", "learning rate": "faq.html#which-learning-rate",
+    "how do I cite": "faq.html#how-do-i-cite", "GPU": "howto/gpu", "merge_files": "api/weights/files",
+}
+
+
+def hits(page, query):
+    "Where the search leads for a query, best first."
+    page.get_by_role("searchbox").fill(query)
+    page.locator(f'.search-results[data-of="{query}"]').wait_for()
+    return [a.get_attribute("href") for a in page.locator("a.search-result").all()]
+
+
+@pytest.mark.slow
+def test_search_answers_questions(page):
+    page.goto(LANDING)
+    found = {query: hits(page, query)[:3] for query in QUESTIONS}
+    assert not {query: some for query, some in found.items() if not any(QUESTIONS[query] in hit for hit in some)}
+
+
+@pytest.mark.slow
+def test_search_finds_no_word_that_is_not_there(page):
+    page.goto(LANDING)
+    assert not hits(page, "zebrafish")
+    for href in hits(page, "patients"):
+        page.goto(href)
+        assert re.search("patient|hospital|clinic|site", page.locator("main").inner_text(), re.I)
 
 
 @pytest.mark.slow
@@ -270,7 +315,7 @@ def test_code_has_room_and_wraps(page):
     for columns, rows in (98, 1), (130, 2):
         line.evaluate("(e, n) => { e.textContent = 'x '.repeat(n / 2) }", columns)
         assert round(line.bounding_box()["height"] / height) == rows
-    assert not page.evaluate(STICKING_OUT)
+    assert not page.evaluate(CUT)
 
 
 @pytest.mark.slow
@@ -311,6 +356,52 @@ def test_light_and_dark(page):
     assert color() != light
     page.goto(MODULE)
     assert color() != light, "the choice is forgotten on the next page"
+
+
+@pytest.mark.slow
+def test_the_first_screen(page):
+    "What it is, what it does, and how to start it are seen without scrolling."
+    page.set_viewport_size(LAPTOP)
+    page.goto(LANDING)
+    seen = [page.locator("h1"), page.locator(".hero img"), page.get_by_text("pip install").first,
+            *(page.locator(".hero").get_by_role("link", name=name) for name in ("Quickstart", "GitHub"))]
+    for each in seen:
+        box = each.bounding_box()
+        assert box["y"] + box["height"] <= LAPTOP["height"]
+
+
+@pytest.mark.slow
+def test_methods_are_sorted_and_filtered(page):
+    page.goto("methods/index.html")
+    cards = page.locator(".gallery .method:visible")
+    pages = {p.removeprefix("methods/") for p in PAGES if p.startswith("methods/")} - {"index.html"}
+    assert {a.get_attribute("href") for a in cards.all()} == pages
+    page.get_by_role("button", name="merge").click()
+    assert 5 < cards.count() < len(pages) and cards.all_inner_texts() == [t for t in cards.all_inner_texts() if "merge" in t]
+    page.get_by_role("button", name="all").click()
+    page.get_by_label("Sort by").select_option("lead")
+    assert "soup" in cards.first.inner_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [LANDING, TUTORIAL, MODULE, "explanations/tradeoff.html", "methods/index.html"])
+def test_nothing_moves_while_a_page_loads(page, name):
+    page.add_init_script("""window.moved = 0;
+        new PerformanceObserver(list => list.getEntries().forEach(e => moved += e.value))
+            .observe({ type: "layout-shift", buffered: true })""")
+    for size in LAPTOP, PHONE:
+        page.set_viewport_size(size)
+        page.goto(name, wait_until="networkidle")
+        assert page.evaluate("moved") < 0.1  # what browsers call good
+
+
+@pytest.mark.slow
+def test_pages_are_light(site):
+    "A page and its pictures stay below a megabyte."
+    def weight(name):
+        pictures = re.findall(r'<img src="([^":]+)"', (site / name).read_text())
+        return sum((site / name).parent.joinpath(p).stat().st_size for p in pictures) + (site / name).stat().st_size
+    assert not {name: weight(name) for name in PAGES if weight(name) > 1e6}
 
 
 @pytest.mark.slow

@@ -108,9 +108,14 @@ def cells(path, kind):
     return ["".join(c["source"]) for c in json.loads((ROOT / path).read_text())["cells"] if c["cell_type"] == kind]
 
 
+def landing_page(language):
+    "Blocks of code in the text of the landing page."
+    return re.findall(rf"```{language}\n(.*?)```", "\n".join(cells("nbs/index.ipynb", "markdown")), re.S)
+
+
 def own_images():
     "The Python on the landing page for a reader's own images."
-    [own] = re.findall(r"```python\n(.*?)```", "\n".join(cells("nbs/index.ipynb", "markdown")), re.S)
+    [own] = [block for block in landing_page("python") if "folder_suite" in block]
     return own
 
 

@@ -228,13 +228,15 @@ class _Wide(pd.DataFrame):
 
 # %% ../../nbs/api/stats/04_table.ipynb #579161d1
 def _methods_by_set(table, cells): # `DataFrame`; cells: what to show for each row of the table
-    "The cells with methods in rows and sets in columns"
+    "The cells with methods in rows and sets in columns: reference and mean over shifts first, the others in order"
     table = table.assign(cell=cells).reset_index(drop=True)
     keys = [k for k in IDENTITY if k!='tuning' or (table.tuning!='').any()]
     order = _places(table).drop_duplicates().sort_values(IDENTITY).index # the position of one row for each method
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
     def column(d): return table[table.dataset==d].set_index(keys).cell.reindex(index)
-    return pd.DataFrame({d: column(d) for d in dataset_order(table)}, index=index)
+    first = {*table.dataset[table.role == 'reference'], MEAN}
+    sets = sorted(dataset_order(table), key=lambda d: d not in first)
+    return pd.DataFrame({d: column(d) for d in sets}, index=index)
 
 def _places(table): # `DataFrame` with the columns `IDENTITY`: numbers to sort rows by
     "Places of rows: where fine-tuning began, what lies between, fine-tuned, what has no α; known methods first"
