@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 from typer.testing import CliRunner
@@ -224,3 +225,73 @@ def test_a_method_that_trains_is_found_by_its_name(folder):
     assert clip_learner(vit, "photos", "LoRA", progress=False).recipe["train"]["name"] == "LoRA"
     with pytest.raises(ValueError, match="as in 'last:2', or a method.*There are: LoRA"):
         clip_learner(vit, "photos", "LaRO", progress=False)
+
+
+# ---------- can training learn a few images? ----------
+
+
+def few(n=32, classes=4):
+    from wiseft.data.objects import image_set
+
+    start = pico_classifier([f"class {i}" for i in range(classes)])
+    pictures = np.random.default_rng(0).integers(0, 256, (2*n, 48, 48, 3), dtype=np.uint8)
+    return start, pictures, lambda p, y: image_set((p, np.asarray(y)), start.classnames)
+
+
+def why(start, images, lr=1e-3, **kwargs):
+    "What a check says that has few seconds."
+    from wiseft.train.learner import clip_learner, learn_few
+    from wiseft.train.loaders import clip_dataloaders, few_dataloaders
+
+    dls = few_dataloaders(clip_dataloaders(images, start, 32, images, progress=False), start.clip, 32)
+    assert len(dls.train.source.images) <= 32 and dls.train.source.crop_scale is None
+    with pytest.raises(ValueError) as e:
+        learn_few(lambda: clip_learner(start, dls, progress=False, **kwargs), lr, seconds=3)
+    return str(e.value)
+
+
+@pytest.mark.parametrize("loss", [None, "flyp"])
+def test_32_images_are_learned(loss, capsys):
+    from wiseft.data.suites import load_suite
+    from wiseft.methods.flyp import flyp
+    from wiseft.models.classifier import zeroshot_classifier
+    from wiseft.models.clip import load_clip
+    from wiseft.train.learner import finetune
+
+    suite = load_suite("icons")
+    start = zeroshot_classifier(load_clip("iconclip"), suite.classnames, "plain")
+    known = finetune(start, suite.train, suite.validation, overfit=32, precision="fp32", loss=flyp if loss else None)
+    assert "training can learn: 32 images are right after" in capsys.readouterr().err
+    assert known.hash != start.hash
+
+
+def test_what_is_wrong_with_a_training_that_learns_nothing():
+    start, pictures, images = few()
+    labels = np.arange(64) % 4
+    assert "The loss is constant" in why(start, images(pictures, labels), lr=0.)
+    alike = images(np.repeat(pictures[:8], 4, 0), np.arange(32) % 4)
+    assert "the same picture with different labels" in why(start, alike)
+    start.clip.transform = lambda picture, before=start.clip.transform: 100*before(picture)
+    assert "after normalization; about 0 and 1 are expected" in why(start, images(pictures, labels))
+
+
+@pytest.mark.parametrize("other, words", [(1e-3, "too low"), (1e-5, "too high"), (None, "do no better")])
+def test_a_rate_that_learns_is_named(other, words):
+    from types import SimpleNamespace as Check
+
+    from wiseft.train.learner import _why_not
+
+    x, y = torch.randn(4, 3, 8, 8), torch.arange(4)
+    learn = Check(dls=Check(valid=[(x, y)]))
+    checks = {rate: Check(learned=rate == other, losses=[2., 1.5]) for rate in (1e-4, 1e-3, 1e-5)}
+    assert words in _why_not(learn, checks, 1e-4)
+
+
+def test_the_check_of_the_shell_writes_nothing(folder):
+    from wiseft.shell.cli import app
+
+    pico_classifier(["cat", "dog"]).save(folder/"zeroshot")
+    done = CliRunner().invoke(app, "finetune zeroshot photos --overfit 16 --lr 1e-3 --precision fp32 -o out".split())
+    assert not done.exit_code, done.output
+    assert "16 images are right after" in done.output and "nothing is written" in done.output
+    assert {p.name for p in folder.iterdir()} == {"photos", "zeroshot"}

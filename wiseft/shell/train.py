@@ -7,6 +7,7 @@ __all__ = ['Model', 'Data', 'Captions', 'Settings', 'zeroshot', 'suite_of', 'pro
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 import os
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -207,6 +208,8 @@ def finetune_(
     checkpoints:Checkpoints=None,
     resume:Annotated[bool, typer.Option('--resume',
         help='Continue from the last checkpoint of a stopped training.')]=False,
+    overfit:Annotated[Optional[int], typer.Option('--overfit', min=1,
+        help='Check first that training can learn so many images, in a minute. Nothing is written.')]=None,
     method:MethodNames=None, settings:Settings=None,
     captions:Captions=None, group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None, use:Use=None,
     workers:Workers=None, device:Device=None, force:Force=False,
@@ -222,10 +225,11 @@ def finetune_(
     initialize, average = methods.pop('initialization', None), methods.pop('average', None)
     average = average and average() # a fastai callback, whose `classifier` is the average
     device,place = chosen_device(device, precision)
-    until_the_end = checkpoints is None
+    until_the_end = checkpoints is None and not overfit
     if until_the_end: checkpoints = Path(output).with_name(f'{Path(output).name}-checkpoints')
     if until_the_end and force and not resume: in_first_process(lambda: _remove_checkpoint(checkpoints))
-    with first_writes(output, force, 'classifier') as tmp: # None in all processes but the first
+    # tmp: None in all processes but the first
+    with nullcontext() if overfit else first_writes(output, force, 'classifier') as tmp:
         # what it starts from, and the images
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
@@ -246,10 +250,12 @@ def finetune_(
                              class_weights=class_weights, label_smoothing=label_smoothing, precision=precision,
                              seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing,
                              shards=shards, checkpoint_dir=checkpoints, resume=resume,
-                             lr_factors=named_numbers(lr_factor), captions=captions, cbs=average, **methods)
+                             lr_factors=named_numbers(lr_factor), captions=captions, cbs=average, overfit=overfit,
+                             **methods)
         if tmp: (average.classifier if average else finetuned).save(tmp)
     if until_the_end: in_first_process(lambda: _remove_checkpoint(checkpoints))
-    wrote(output)
+    if overfit: say('nothing is written: leave out --overfit to train')
+    else: wrote(output)
 
 def _remove_checkpoint(folder):
     "Remove the checkpoint of a training, and its folder if nothing else is in it"

@@ -11,7 +11,7 @@ import math, torch
 import torch.nn.functional as F
 from collections.abc import Callable
 from contextlib import nullcontext
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
@@ -29,17 +29,17 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from torch import nn
 from ..base.registry import Method, as_method
-from ..base.text import OTHER_NAMES, option, our_names, python_or_shell
+from ..base.text import OTHER_NAMES, counted, option, our_names, python_or_shell
 from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import distributed, gathered, n_processes, rank
-from ..base.progress import reports_progress, has_visible_bar, say_device
+from ..base.progress import reports_progress, has_visible_bar, say_device, say_once
 from ..data.copies import keep_training_thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
 from ..models.tower import as_clip
 from ..models.vision import blank_classifier
 from ..infer.inference import reuse_memory
 from .loaders import (ClipDL, FeatureSource, check_dataloaders, clip_dataloaders, feature_dataloaders,
-                                  first_batch, images_of, is_captions, unaugmented_batches)
+                                  few_dataloaders, first_batch, images_of, is_captions, unaugmented_batches)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
 from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, GradientCheckpointing,
                                     LossOnDevice, LrFactors, Progress, ProgressLines, Watch, WithoutDecay,
@@ -74,6 +74,7 @@ def finetune(
     captions:str|Path|None=None, # table of `file` and `caption`, or `filepath` and `title`, as for FLYP
     cbs:Callback|list[Callback]|None=None, # fastai callbacks, such as weight averages during training
     accumulate:int=1, # parts of a step's batch, as in `clip_learner`
+    overfit:int|None=None, # images: can training learn so few? A check that ends in a minute, and trains nothing else
     **kwargs, # of `clip_learner`: shards, lr_factors, grad_checkpointing, wd, label_smoothing, clip_norm, …
 ) -> ImageClassifier: # alpha 1
     """Fine-tune a copy of `classifier` on `images`, with the recipe of the WiSE-FT paper.
@@ -84,14 +85,18 @@ def finetune(
     """
     check_classifier(classifier, 'finetune(classifier, images)', trains=True)
     if isinstance(lr, str): lr = float(lr)
-    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
+    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate, overfit=overfit)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation=validation, crop_scale=crop_scale,
                                workers=workers, seed=seed, progress=progress, captions=captions)
         dls.valid.bs = batch_size # validation accumulates nothing
-        learn = clip_learner(classifier, dls, train, precision=precision, progress=progress, loss=loss,
-                             constraint=constraint, accumulate=accumulate, **kwargs)
+        settings = dict(train=train, precision=precision, loss=loss, constraint=constraint, accumulate=accumulate)
+        if overfit:
+            few = few_dataloaders(dls, classifier.clip, overfit)
+            def learner(): return clip_learner(classifier, few, progress=False, **settings, **kwargs)
+            return learn_few(learner, usual_lr(classifier) if lr is None else lr)
+        learn = clip_learner(classifier, dls, progress=progress, **settings, **kwargs)
         if epochs is None: epochs = max(10, math.ceil(500/len(learn.dls.train)))
         try: learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir=checkpoint_dir,
                               checkpoint_steps=checkpoint_steps, resume=resume, cbs=cbs)
@@ -454,6 +459,76 @@ def compute_loss(self:ClipLearner, counts:list): # counts: images of each proces
         self.loss_grad = self.loss_func(self.pred, *self.yb)
         self.loss = self.loss_grad.clone()
     self('after_loss')
+
+# %% ../../nbs/api/train/08_learner.ipynb #6b5a0761
+class Overfit(Callback):
+    "End the training when all images of an epoch are right, or time is up"
+    order = Loss.order+1
+    def __init__(self, seconds:float): self.seconds = seconds
+    def before_fit(self): self.began, self.losses, self.learned = perf_counter(), [], False
+    def before_train(self): self.right = []
+    def before_validate(self): raise CancelValidException # the images are those that train
+    def after_loss(self):
+        if not self.training: return
+        of_texts = self.learn.whole_batch_loss
+        if of_texts: # which caption of the batch is most similar to each image?
+            step = of_texts.step
+            best = (step.features @ step.text_features.T).argmax(1, keepdim=True)
+            self.right += step.alike().gather(1, best).flatten().tolist()
+        else: self.right += (self.pred.argmax(1) == self.yb[0]).tolist()
+    def after_batch(self):
+        if self.training: self.losses.append(self.loss.item())
+    def after_train(self):
+        self.learned = all(self.right) and self.losses[-1] < .9*self.losses[0]
+        if self.learned or perf_counter()-self.began > self.seconds: raise CancelFitException
+
+def learn_few(
+    learner:Callable, # returns a new `ClipLearner` of few images
+    lr:float, # learning rate, constant
+    seconds:float=30. # for this rate; half of it for each of two others, if it fails
+) -> ImageClassifier: # which knows the images by heart
+    "Train on few images until they are learned; ValueError says what is wrong if they are not"
+    checks = {}
+    for rate in (lr, 10*lr, lr/10):
+        check, learn = Overfit(seconds if rate == lr else seconds/2), learner()
+        try: learn.fit(10**6, rate, cbs=check)
+        except FloatingPointError: check.losses.append(math.nan)
+        finally: learn.remove_cbs(list(learn.cbs))
+        checks.setdefault(rate, check)
+        if not checks[lr].learned and not check.learned: continue
+        if rate == lr:
+            say_once(f'training can learn: {len(check.right)} images are right after '
+                     f'{counted(len(check.losses), "step")} at a learning rate of {lr:g}')
+            return learn.classifier.eval()
+        break
+    first = checks[lr]
+    raise ValueError(
+        f'{sum(first.right)} of {len(first.right)} images are right after {counted(len(first.losses), "step")} at a '
+        f'learning rate of {lr:g}; the loss was {first.losses[0]:.4g} and is {first.losses[-1]:.4g}. '
+        + _why_not(learn, checks, lr))
+
+def _why_not(learn, checks, lr): # sentences
+    "What is wrong with a training that can't learn a few images"
+    x, y = (t.as_subclass(torch.Tensor) for t in first_batch(learn.dls.valid)[:2])
+    losses, mean, std = checks[lr].losses, x.mean().item(), x.std().item()
+    if x.ndim == 4 and not (abs(mean) < 5 and .05 < std < 5): return (
+        f'Pixels have a mean of {mean:.3g} and a standard deviation of {std:.3g} after normalization; about 0 and 1 '
+        'are expected. Look at the transform.')
+    rows, kinds = x.flatten(1), y.reshape(len(y), -1)
+    for i in range(len(x)):
+        twins = (rows == rows[i]).all(1) & (kinds != kinds[i]).any(1)
+        if twins.any(): return (
+            f'{counted(1 + int(twins.sum()), "image")} of them are the same picture with different labels or captions, '
+            'which nothing can tell apart. Look at the labels.')
+    if max(losses)-min(losses) <= 1e-4*abs(losses[0]): return (
+        'The loss is constant: it does not depend on the weights that train, or the learning rate is 0. Look at the '
+        'loss and at what trains.')
+    for rate, check in checks.items():
+        if check.learned: return (
+            f'At {rate:g} all are learned after {counted(len(check.losses), "step")}: the learning rate is too '
+            f'{"low" if rate > lr else "high"}.')
+    return ('Rates of 10 times and a tenth as much do no better. Look at the labels, and let more weights train: '
+            f"{option('train', 'all')}.")
 
 # %% ../../nbs/api/train/08_learner.ipynb #7e2a0007
 def check_settings(

@@ -293,6 +293,20 @@ class ClassLabels(Transform):
     def encodes(self, o:OneImage): return TensorCategory(int(o.images.labels[o.i]))
     def decodes(self, o): return Category(self.vocab[int(o)])
 
+# %% ../../nbs/api/train/01_loaders.ipynb #60f0e31b
+def few_dataloaders(
+    dls:DataLoaders, # from `clip_dataloaders`
+    clip,
+    n:int # images, or all if there are fewer
+) -> DataLoaders: # which train on and watch the same images, without crops
+    "The first images of a few classes, to check that training can learn"
+    source, seed, bs = dls.train.source, dls.train.seed, dls.train.bs
+    images = source.images.subset(source.images.spread(n))
+    pixels = PixelSource(images, clip, progress=source.progress, tokens=source.tokens, workers=source.workers)
+    return DataLoaders(*(ClipDL(_image_by_image(images, clip), source=pixels, seed=seed, bs=min(bs, len(images)),
+                                shuffle=shuffle, num_workers=0, after_item=ToTensor(), after_batch=Normalized(clip))
+                         for shuffle in (True, False)), device=clip.device)
+
 # %% ../../nbs/api/train/01_loaders.ipynb #06c4a346
 def captioned_images(
     table:str|Path, # CSV, as for `read_image_table`

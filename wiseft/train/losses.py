@@ -245,6 +245,7 @@ class Loss(Callback):
         features = gathered(self.head_input, self.learn.counts)
         step = Step(self.learn, x, y, logits=self.pred, features=features, cross_entropy=self.loss_grad)
         with torch.autocast(x.device.type, enabled=False): terms = self.loss(step)
+        self.step = step # for a check of what is learned
         terms = {name: torch.as_tensor(value, device=x.device) for name, value in terms.items()} # a term may be a float
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
@@ -252,7 +253,9 @@ class Loss(Callback):
         # for `mean`, in which a batch counts by its number of images
         for name,value in terms.items(): self.sums[name] = self.sums.get(name, 0.) + value.detach()*len(y)
         self.n_images += len(y)
-    def after_fit(self): self.stack.close()
+    def after_fit(self):
+        self.stack.close()
+        self.step = None
 
     def mean(self, name:str):
         "Mean of a term over the training images of an epoch"
