@@ -240,7 +240,7 @@ def clip_dataloaders(
     for part, shuffle in zip(sets, (True, False)): # training images are shuffled and cropped, those to watch are not
         tokens = None
         if captions and part is not validation: # labeled images to watch stay labeled
-            warn_of_texts(clip, part.classnames, captions=True)
+            warn_of_texts(clip, part.classnames, captions='train')
             tokens = clip.tokenizer(part.classnames) # the classes are captions: (n_captions, context length)
         pixels = PixelSource(part, clip, crop_scale=crop_scale if shuffle else None, progress=progress, tokens=tokens,
                              workers=workers)

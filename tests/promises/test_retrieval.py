@@ -1,0 +1,243 @@
+"Retrieval wherever accuracy is used: as the set, a shifted set, or a control set."
+import re
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import later
+
+from wiseft.analysis.forgetting import forgetting, what_it_forgot
+from wiseft.analysis.paired import compare
+from wiseft.analysis.predictions import read_predictions, write_predictions
+from wiseft.base.registry import find_method
+from wiseft.data.control import control_set
+from wiseft.data.images import ImageSet
+from wiseft.data.retrieval import RetrievalSet, retrieval_set
+from wiseft.data.suites import Suite, load_suite
+from wiseft.infer.ensembles import output_ensemble, sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.infer.rules import choose_alpha, keeps
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.models.testing import pico_classifier
+from wiseft.stats.retrieval import RETRIEVAL, WAYS, recall_columns
+
+all_methods = later("wiseft.methods.index", "all_methods")
+write_report = later("wiseft.show.report", "write_report")
+QUIET = dict(progress=False)
+ICONS = "an icon of a {}", "a thin line drawing of a {}"
+
+
+def captioned(images, name, n=60, role="shift"):
+    "Some icons with one or two captions of their class; a class with several icons shares its captions."
+    images = images.subset(images.spread(n))
+    pairs = [(images.open(i), [t.format(images.classnames[c]) for t in ICONS[:1 + i % 2]])
+             for i, c in enumerate(images.labels)]
+    return replace(retrieval_set(pairs, name=name), role=role)
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return load_suite("icons")
+
+
+@pytest.fixture(scope="module")
+def ends(suite):
+    "The embedded classifier, and one whose image tower was pushed away from it."
+    start = zeroshot_classifier(load_clip("iconclip", device="cpu"), suite.classnames, "icons")
+    return start, pushed(start)
+
+
+def pushed(classifier, by=0.4):
+    g, moved = torch.Generator().manual_seed(0), classifier.copy()
+    with torch.no_grad():
+        for p in moved.visual.parameters():
+            if p.ndim > 1:
+                p += by * p.std() * torch.randn(p.shape, generator=g)
+    moved.alpha, moved.recipe = 1.0, dict(tuning="plain")
+    return moved
+
+
+@pytest.fixture(scope="module")
+def gallery(suite):
+    return captioned(suite.test, "captions")
+
+
+@pytest.fixture(scope="module")
+def swept(ends, gallery):
+    return sweep(*ends, gallery, [0.5], keep_predictions=True, **QUIET)
+
+
+def by_hand(classifier, images, texts=None):
+    "Columns of `recall_columns` by one matrix of similarities"
+    with torch.no_grad():
+        x = torch.stack([classifier.transform(images.open(i)) for i in range(len(images))])
+        features = F.normalize(classifier.features(x), dim=1)
+    texts = classifier.clip.encode_text(images.classnames) if texts is None else texts
+    return recall_columns(features, texts, torch.as_tensor(images.pairs))
+
+
+def test_values_are_those_of_all_similarities(ends, gallery, swept):
+    table, _ = swept
+    for c, method in zip(ends, ("zero-shot", "fine-tuned")):
+        rows, columns = table[table.method == method].set_index("metric"), by_hand(c, gallery)
+        for metric in RETRIEVAL:
+            assert rows.value[metric] == pytest.approx(columns[metric].mean(), abs=1e-6)
+            assert rows.low[metric] <= rows.value[metric] <= rows.high[metric]
+    assert [*table.metric.unique()] == RETRIEVAL and (table.n == len(gallery)).all()
+    recall = table[table.metric == "recall@1"].set_index("method").value
+    assert recall["fine-tuned"] < recall["zero-shot"]
+
+
+def test_averages_of_weights_and_logits(ends, gallery, swept):
+    table = swept[0].set_index(["method", "metric"]).value
+    assert [*swept[0].method.unique()] == ["zero-shot", "weight-space", "logits", "fine-tuned"]
+    start, tuned = ends
+    average = start.averaged({k: (a + b) / 2 if a.is_floating_point() else a for (k, a), b in
+                              zip(start.state_dict().items(), tuned.state_dict().values())}, ends, 0.5)
+    texts = start.clip.encode_text(gallery.classnames)
+    for metric in RETRIEVAL:
+        assert table["weight-space", metric] == pytest.approx(by_hand(average, gallery)[metric].mean(), abs=1e-6)
+    with torch.no_grad():
+        x = torch.stack([start.transform(gallery.open(i)) for i in range(len(gallery))])
+        similarities = sum(F.normalize(c.features(x), dim=1) for c in ends) / 2 @ texts.T
+    right = similarities.argmax(1).numpy()
+    own = [right[i] in gallery.pairs[gallery.pairs[:, 0] == i, 1] for i in range(len(gallery))]
+    assert table["logits", "image to text recall@1"] == pytest.approx(np.mean(own))
+
+
+def test_a_column_says_whose_texts_judge(ends, gallery, swept):
+    texts = swept[0].groupby("method").texts.unique().map(list)
+    assert texts.to_dict() == {"zero-shot": ["own"], "weight-space": ["initial"], "logits": ["initial"],
+                               "fine-tuned": ["initial"]}
+    start, tuned = ends
+    both = start.with_text().copy()
+    with torch.no_grad():
+        both.text.transformer.resblocks[0].mlp.c_fc.weight.mul_(1.5)
+    both.alpha = 1.0
+    table = sweep(start, both.rebuild_head(), gallery, [0.5], metrics=["recall@1"], **QUIET)
+    assert (table.texts == "own").all()
+    value = table.set_index("method").value
+    assert value["fine-tuned"] == pytest.approx(by_hand(both, gallery)["recall@1"].mean(), abs=1e-6)
+    assert len({*value.round(9)}) > 1
+    assert "texts" not in evaluate(start, load_suite("icons").test.subset(range(20)), **QUIET)
+
+
+@pytest.mark.parametrize("name", ["probabilities", "DaWin", "VRF"])
+def test_what_needs_probabilities_is_refused_by_name(ends, gallery, suite, name):
+    all_methods()
+    few = suite.validation.subset(suite.validation.spread(40))
+    with pytest.raises(ValueError, match=f"'captions' is a retrieval set, and {name} works with probabilities"):
+        sweep(*ends, gallery, [0.5], by=[find_method(name)], images=few, **QUIET)
+    with pytest.raises(ValueError, match="probabilities works with"):
+        evaluate(output_ensemble(dict(a=ends[0], b=ends[1]), "probabilities"), gallery, **QUIET)
+    assert len(evaluate(output_ensemble(dict(a=ends[0], b=ends[1])), gallery, metrics=["recall@1"], **QUIET)) == 1
+
+
+def test_as_reference_and_shifted_set(ends, suite):
+    made = Suite("captions", [], "plain", test=captioned(suite.test, "reference"),
+                 shifts={d: captioned(suite.shifts[d], d) for d in ("solid", "duotone")})
+    table = evaluate(dict(zip(("start", "tuned"), ends)), made, **QUIET)
+    sets = table[table.metric == "recall@1"].groupby("classifier", sort=False).dataset.apply(list)
+    assert sets["start"] == ["reference", "solid", "duotone", "mean over shifts"]
+    mean = table[table.dataset == "mean over shifts"].set_index(["classifier", "metric"])
+    shifts = table[table.role == "shift"].groupby(["classifier", "metric"], sort=False)
+    assert mean.value["start", "recall@1"] == pytest.approx(
+        shifts.value.apply(lambda v: v.iloc[:2].mean())["start", "recall@1"])
+    assert mean.low.notna().all()
+
+
+def test_as_control_set_beside_labels(ends, suite):
+    "The table of the labels is the same with and without it, and control sets have no mean of two metrics."
+    images = suite.test.subset(suite.test.spread(60))
+    gallery = captioned(load_suite("other-icons").test, "pairs", 80)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone, kept_alone = sweep(*ends, images, [0.5], by=["weight-space"], keep_predictions=True, **QUIET)
+        table, kept = sweep(*ends, images, [0.5], by=["weight-space"], keep_predictions=True, control=[gallery],
+                            **QUIET)
+    of_labels = table[table.dataset == "reference"].drop(columns="texts")
+    pd.testing.assert_frame_equal(of_labels.reset_index(drop=True), alone)
+    of_labels = kept.frame(dataset="reference")
+    of_labels = of_labels.drop(columns=[c for c in of_labels if re.search("recall|rank|n_captions", c)])
+    for c in ("label", "predicted"):
+        of_labels[c] = of_labels[c].astype(str)
+    expected = kept_alone.frame().astype(dict(label=str, predicted=str))
+    pd.testing.assert_frame_equal(of_labels, expected, check_categorical=False, check_dtype=False)
+    control = table[table.role == "control"]
+    assert set(control.dataset) == {"pairs", "mean over control sets"} and set(control.metric) == set(RETRIEVAL)
+    lost = forgetting(kept, metric="recall@1")
+    assert lost.change.max() <= 0 and (lost.low < lost.high).all()
+    forgotten = "On control set pairs (80 images, recall@1), against the initial model: fine-tuned"
+    assert forgotten in what_it_forgot(kept, 0.5)
+    with pytest.raises(ValueError, match="pairs' is not a control set.*Look at the captions"):
+        wrong = replace(gallery, pairs=[(i, (j + 7) % len(gallery.classnames)) for i, j in gallery.pairs])
+        evaluate(ends[0], images, control=[wrong], **QUIET)
+
+
+def test_what_follows_needs_nothing_new(ends, gallery, swept, tmp_path):
+    "Comparisons, also of predictions from a file, groups, the choice of α, and what may be lost."
+    a, b = dict(method="zero-shot"), dict(method="fine-tuned")
+    write_predictions(swept[1], tmp_path / "p.csv.gz")
+    for kept in (swept[1], read_predictions(tmp_path / "p.csv.gz")):
+        row = compare(kept, a, b, metric="recall@1").iloc[0]
+        values = swept[0][swept[0].metric == "recall@1"].set_index("method").value
+        assert row.difference == pytest.approx(values["fine-tuned"] - values["zero-shot"], abs=1e-4)
+        assert row.low < row.difference < row.high < 0
+        assert compare(kept, a, b, metric="text to image median rank").difference.iloc[0] >= 0
+        frame = kept.frame(**a)
+        assert frame.correct.mean() == pytest.approx(
+            swept[0].set_index(["method", "metric"]).value["zero-shot", "image to text recall@1"])
+    alpha = choose_alpha(*ends, gallery, alphas=[0.5], metric="recall@1", **QUIET)
+    assert "by recall@1 on 60 validation images" in alpha.chosen and alpha < 1
+    assert choose_alpha(*ends, gallery, alphas=[0.5], **QUIET) == alpha  # accuracy is recall@1 here
+    families = [f"f{i % 10}" for i in range(len(gallery))]
+    grouped = evaluate(ends[0], replace(gallery, groups=families), **QUIET)
+    assert (grouped.n_groups == 10).all()
+    labeled = load_suite("icons").validation.subset(range(60))
+    chosen = choose_alpha(*ends, labeled, keeps(0.01, gallery), alphas=[0.5], **QUIET)
+    assert chosen == 0
+    for images, metric in ((gallery, "NLL"), (labeled, "recall@1")):
+        with pytest.raises(ValueError, match="so it has no"):
+            choose_alpha(*ends, images, metric=metric, **QUIET)
+
+
+def test_an_unreadable_image_takes_its_captions_along(ends, tmp_path, suite):
+    images = suite.test.subset(range(0, 400, 4))
+    for i in range(len(images)):
+        images.open(i).save(tmp_path / f"{i:03}.png")
+    (tmp_path / "007.png").write_bytes(b"no picture")
+    rows = [(f"{i:03}.png", f"a {images.classnames[c]} {i}") for i, c in enumerate(images.labels)]
+    pd.DataFrame(rows, columns=["file", "caption"]).to_csv(tmp_path / "pairs.csv", index=False)
+    with_it = retrieval_set(tmp_path / "pairs.csv")
+    table = evaluate(ends[0], with_it, **QUIET)
+    without = evaluate(ends[0], with_it.subset([i for i in range(100) if i != 7]), **QUIET)
+    assert (table.n_skipped == 1).all() and (table.n == 99).all()
+    assert table.value.to_numpy() == pytest.approx(without.value.to_numpy())
+
+
+def test_captions_cut_short_and_models_without_words_are_named(gallery):
+    classifier = pico_classifier(["cat", "dog"])
+    long = retrieval_set([(gallery.open(i), f"{'very ' * 20}long {i}") for i in range(4)], name="long")
+    with pytest.warns(UserWarning, match="reads no more than 12 tokens.*Cut short: 'very very"):
+        evaluate(classifier, long, **QUIET)
+    classifier.clip.tokenizer = None
+    with pytest.raises(ValueError, match="'long' is a retrieval set, and .* has no text tower to read its captions"):
+        evaluate(classifier, long, **QUIET)
+
+
+def test_bf16_is_compared_with_fp32(ends, gallery):
+    table = evaluate(ends[0], gallery, precision="bf16", metrics=["recall@1"], **QUIET)
+    assert "predictions as in fp32" in table.precision[0]
+
+
+def test_everyday_words():
+    from wiseft.all import RetrievalSet as same, retrieval_set as also
+    assert same is RetrievalSet and also is retrieval_set
+    assert control_set(RetrievalSet("x", ["a", "b"], None, ["c", "d"], pairs=[[0, 0], [1, 1]])).role == "control"
+    assert set(WAYS) == {re.sub(r" recall.*| median.*", "", m) for m in RETRIEVAL} - {"recall@1"}
+    assert not isinstance(load_suite("icons").test, RetrievalSet) and ImageSet.pairs is None
