@@ -1,5 +1,7 @@
 "Retrieval wherever accuracy is used: as the set, a shifted set, or a control set."
+import json
 import re
+import shlex
 import warnings
 from dataclasses import replace
 
@@ -9,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import later
+from PIL import Image
+from typer.testing import CliRunner
 
 from wiseft.analysis.forgetting import forgetting, what_it_forgot
 from wiseft.analysis.paired import compare
@@ -24,6 +28,8 @@ from wiseft.infer.rules import choose_alpha, keeps
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.models.testing import pico_classifier
+from wiseft.shell.cli import app
+from wiseft.stats.table_io import read_results
 from wiseft.stats.retrieval import RETRIEVAL, WAYS, recall_columns
 
 all_methods = later("wiseft.methods.index", "all_methods")
@@ -241,3 +247,87 @@ def test_everyday_words():
     assert control_set(RetrievalSet("x", ["a", "b"], None, ["c", "d"], pairs=[[0, 0], [1, 1]])).role == "control"
     assert set(WAYS) == {re.sub(r" recall.*| median.*", "", m) for m in RETRIEVAL} - {"recall@1"}
     assert not isinstance(load_suite("icons").test, RetrievalSet) and ImageSet.pairs is None
+
+
+# ---------- in the shell ----------
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory, ends, suite):
+    "Classifier folders, and a table of pairs beside their images."
+    room = tmp_path_factory.mktemp("room")
+    for c, name in zip(ends, ("zeroshot", "finetuned")):
+        c.save(room / name)
+    (room / "pictures").mkdir()
+    images, rows = suite.test.subset(suite.test.spread(60)), []
+    for i, c in enumerate(images.labels):
+        images.open(i).save(room / f"pictures/{i}.png")
+        rows += [(f"pictures/{i}.png", t.format(images.classnames[c])) for t in ICONS[:1 + i % 2]]
+    pd.DataFrame(rows, columns=["file", "caption"]).to_csv(room / "pairs.csv", index=False)
+    return room
+
+
+def wiseft(line, room, code=0):
+    "What a command prints."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(room)
+        done = CliRunner().invoke(app, shlex.split(line), prog_name="wiseft")
+    assert done.exit_code == code, done.output
+    return " ".join(done.output.split())
+
+
+def test_pairs_alone_are_evaluated_swept_and_reported(room, ends):
+    wiseft("evaluate zeroshot finetuned --retrieval pairs.csv -o two.csv", room)
+    table = read_results(room / "two.csv")
+    assert set(table.dataset) == {"pairs"} and set(table.metric) == set(RETRIEVAL)
+    again = evaluate(dict(zip(("zeroshot", "finetuned"), ends)), retrieval_set(room / "pairs.csv"), **QUIET)
+    assert table.value.to_numpy() == pytest.approx(again.value.to_numpy(), abs=1e-6)
+    wiseft("sweep zeroshot finetuned --alphas 0.5 --retrieval pairs.csv -o swept.csv", room)
+    assert [*read_results(room / "swept.csv").method.unique()] == ["zero-shot", "weight-space", "logits", "fine-tuned"]
+    wiseft("report swept.csv --retrieval pairs.csv -o page.html", room)
+    page = (room / "page.html").read_text()
+    assert "recall@1" in page and "data:image" in page
+    refused = wiseft("sweep zeroshot finetuned --by probabilities --alphas 0.5 --retrieval pairs.csv", room, code=1)
+    assert "works with probabilities" in refused and "--by weight-space,logits" in refused
+
+
+def test_beside_a_suite_they_are_control_sets(room):
+    (room / "class-folders").mkdir()
+    for c in ("airplane", "anchor"):
+        (room / "class-folders" / c).mkdir()
+        for i in range(3):
+            Image.open(room / f"pictures/{i}.png").save(room / f"class-folders/{c}/{i}.png")
+    line = "evaluate zeroshot finetuned --suite class-folders --retrieval pairs.csv --retrieval more.csv -o both.csv"
+    (room / "more.csv").write_text((room / "pairs.csv").read_text())
+    said = wiseft(line, room)
+    assert "On 2 control sets on average (120 images, recall@1), against the initial model: fine-tuned" in said
+    table = read_results(room / "both.csv")
+    assert set(table.dataset[table.role == "control"]) == {"pairs", "more", "mean over control sets"}
+
+
+def test_alpha_is_chosen_on_pairs_or_where_they_lose_little(room):
+    said = wiseft("merge zeroshot finetuned --alpha auto --retrieval pairs.csv -o on-pairs", room)
+    assert "On 60 validation images, recall@1: zero-shot" in said
+    card = json.loads((room / "on-pairs/wiseft.json").read_text())
+    assert "was chosen by recall@1 on 60 validation images" in card["recipe"]["merge"]["chosen"]
+    for more in ("--reference class-folders", "--suite icons", "--retrieval more.csv"):
+        said = wiseft(f"merge zeroshot finetuned --alpha auto --retrieval pairs.csv {more} -o other", room, code=2)
+        assert "as the validation pairs that α is chosen on" in said.replace("│ │ ", "")
+    said = wiseft("merge zeroshot finetuned --alpha auto --suite icons --keep 1 --retrieval pairs.csv -o kept", room)
+    assert "At α = 0 nothing is lost on control sets" in said or "recall@1 at α" in said
+
+
+def test_run_takes_pairs_along(room):
+    for c, k in (("airplane", 0), ("anchor", 1)):
+        (room / "photos" / c).mkdir(parents=True)
+        for i in range(4):
+            (room / f"photos/{c}/{i}.png").write_bytes((room / f"pictures/{2 * i + k}.png").read_bytes())
+    line = "run photos --epochs 1 --batch-size 4 --retrieval pairs.csv -o out"
+    wiseft(line, room)
+    lines = (room / "out/commands.sh").read_text().splitlines()
+    assert [c.split()[1] for c in lines if "--retrieval pairs.csv" in c] == ["sweep", "report"]
+    table = read_results(room / "out/results.csv")
+    assert set(table.metric[table.dataset == "pairs"]) == set(RETRIEVAL)
+    text = (room / "pairs.csv").read_text()
+    (room / "pairs.csv").write_text(text.replace("an icon of", "a picture of", 1))
+    assert "pairs: these images are not those that out was begun with" in wiseft(line, room, code=1)
+    (room / "pairs.csv").write_text(text)

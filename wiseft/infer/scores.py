@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'MIN_PER_CLASS', 'Outcome', 'Metric', 'Truth', 'add_metric', 'groups_of', 'few_groups', 'units_of',
-           'metric_numbers', 'numbers_per_image', 'why_no_interval', 'span_of', 'applies', 'value_and_interval',
-           'mean_with_interval', 'one_metric', 'distinct_names', 'image_rows', 'KeptPredictions', 'prediction_rows',
-           'score']
+           'metric_numbers', 'numbers_per_image', 'why_no_interval', 'span_of', 'applies', 'has_captions',
+           'value_and_interval', 'mean_with_interval', 'one_metric', 'distinct_names', 'image_rows', 'KeptPredictions',
+           'prediction_rows', 'score']
 
 # %% ../../nbs/api/infer/04_scores.ipynb #b478ad75
 import hashlib, numpy as np, pandas as pd, torch
@@ -159,9 +159,12 @@ def span_of(
 
 def applies(rows:pd.DataFrame, metric:Metric) -> bool:
     "Whether a set has the metric: captions have others than labels, control sets none of one class of the task"
-    has_captions = 'n_captions' in rows and rows.n_captions.iloc[0] > 0
-    if metric.retrieval != has_captions: return False
+    if metric.retrieval != has_captions(rows): return False
     return metric.by_class in ('', 'all') or rows.role.iloc[0] != 'control'
+
+def has_captions(rows:pd.DataFrame) -> bool: # of one set
+    "Whether images have captions in place of labels"
+    return 'n_captions' in rows and bool(rows.n_captions.iloc[0] > 0)
 
 def value_and_interval(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     "Value of a metric on one set, with its interval over `units_of`"
