@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 from wiseft.analysis.forgetting import forgetting, what_it_forgot
 from wiseft.analysis.paired import compare
 from wiseft.analysis.predictions import read_predictions, write_predictions
+from wiseft.base.progress import SAID
 from wiseft.base.registry import find_method
 from wiseft.data.control import control_set
 from wiseft.data.images import ImageSet
-from wiseft.data.retrieval import RetrievalSet, retrieval_set
+from wiseft.data.retrieval import RetrievalSet, of_pairs, retrieval_set
 from wiseft.data.suites import Suite, load_suite
-from wiseft.infer.ensembles import output_ensemble, sweep
+from wiseft.infer.ensembles import members, output_ensemble, sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.infer.rules import choose_alpha, keeps
 from wiseft.models.classifier import zeroshot_classifier
@@ -33,7 +34,9 @@ from wiseft.stats.table_io import read_results
 from wiseft.stats.retrieval import RETRIEVAL, WAYS, recall_columns
 
 all_methods = later("wiseft.methods.index", "all_methods")
-write_report = later("wiseft.show.report", "write_report")
+captioned_images = later("wiseft.train.loaders", "captioned_images")
+finetune = later("wiseft.train.learner", "finetune")
+curve_columns, Plan = later("wiseft.bench.run", "curve_columns"), later("wiseft.bench.plan", "Plan")
 QUIET = dict(progress=False)
 ICONS = "an icon of a {}", "a thin line drawing of a {}"
 
@@ -331,3 +334,31 @@ def test_run_takes_pairs_along(room):
     (room / "pairs.csv").write_text(text.replace("an icon of", "a picture of", 1))
     assert "pairs: these images are not those that out was begun with" in wiseft(line, room, code=1)
     (room / "pairs.csv").write_text(text)
+
+
+def test_a_training_on_captions_reports_recall_on_held_out_pairs(ends, room, capfd):
+    SAID.clear()
+    all_methods()
+    tuned = finetune(ends[0], room, captions=room / "pairs.csv", loss="FLYP", epochs=1, batch_size=32, lr=1e-5,
+                     precision="fp32")
+    said = " ".join(capfd.readouterr().err.split())
+    found = re.search(r"among the (\d+) images and (\d+) captions that were held out.*image to text ([\d.]+) %", said)
+    assert int(found[1]) == 6 and 6 <= int(found[2]) <= 12
+    assert {f"validation {m}" for m in RETRIEVAL} <= {*tuned.metrics}
+    assert float(found[3]) == pytest.approx(100 * tuned.metrics["validation image to text recall@1"], abs=0.06)
+    pairs = captioned_images(room / "pairs.csv", room)
+    held_out = of_pairs(pairs.subset(np.isin(pairs.clusters(), np.random.default_rng(0).permutation(60)[:6])))
+    again = evaluate(tuned, held_out, metrics=["recall@1"], **QUIET)
+    assert again.value[0] == pytest.approx(tuned.metrics["validation recall@1"], abs=1e-5) and again.texts[0] == "own"
+
+
+def test_a_bench_counts_the_nearest_caption_on_its_control_sets(ends, gallery, suite):
+    few = replace(suite, test=suite.test.subset(range(0, 400, 20)), shifts={}, shift_validation={})
+    between = members(*ends, [0, 0.5, 1], ["weight-space"])
+    columns = curve_columns(between, few, "test", [replace(gallery, role="control")])
+    expected = [by_hand(c, gallery)["right"].mean() for c in ends]
+    assert [columns["right captions"][k].mean() for k in (0, 2)] == pytest.approx(expected)
+    all_methods()
+    plan = Plan(suite, ends[0], [], None, (0, 1), (0.5,), {}, control={"pairs": gallery})
+    assert "works with probabilities" in plan.why_left_out(find_method("VRF"))
+    assert plan.why_left_out(find_method("logits")) == ""

@@ -121,6 +121,19 @@ def _set_at_path(path, folder, name):
     table = read_image_table(path, 'caption')
     return _set_of_rows(name, table.file, table.caption, folder or path.parent, path, table.get('group'))
 
+# %% ../../nbs/api/data/18_retrieval.ipynb #ea9bf911
+def of_pairs(
+    images:ImageSet, # a row per pair: `labels` number the captions, which are `classnames`
+) -> RetrievalSet|None: # None: there is nothing to find
+    "The images with captions of a training, or of its validation"
+    image = pd.factorize(pd.Series(list(images.paths.as_texts()), dtype=object))[0]
+    first = np.unique(image, return_index=True)[1] # the first row of each image
+    captions, text = np.unique(images.labels, return_inverse=True)
+    if min(len(first), len(captions)) < 2: return None
+    groups = images.groups and [images.groups[i] for i in first]
+    return RetrievalSet(images.name, [images.paths[i] for i in first], None, [images.classnames[c] for c in captions],
+                        groups=groups, root=images.root, pairs=np.stack([image, text], 1))
+
 # %% ../../nbs/api/data/18_retrieval.ipynb #918a9875
 def _texts(captions): # list of text
     "Captions on one line each"
