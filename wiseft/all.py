@@ -21,6 +21,7 @@ from .data.labels import image_folder
 from .data.objects import image_set
 from .data.suites import folder_suite, load_suite, protocol, Suite
 from .data.control import control_set
+from .data.retrieval import RetrievalSet, retrieval_set
 from .models.clip import Clip, load_clip
 from .models.head import zeroshot_head
 from .models.classifier import ImageClassifier, zeroshot_classifier

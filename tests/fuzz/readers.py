@@ -51,6 +51,7 @@ from wiseft.models.head import ClassificationHead
 from wiseft.data.decoding import UnreadableImage, open_image, readable_formats
 from wiseft.data.images import ImageSet
 from wiseft.data.labels import holds_images, image_folder, table_set
+from wiseft.data.retrieval import retrieval_set
 from wiseft.analysis.ask import Questions, read_answers, read_questions
 from wiseft.analysis.predictions import compare_ends, read_predictions, write_predictions
 from wiseft.data.layouts import FAMILIES, PUBLISHED_CORRUPTIONS, objectnet_names
@@ -677,6 +678,25 @@ class Captions(Labeled):
         return captioned_images(folder / "table.csv", folder).fingerprint
 
 
+class CocoCaptions(Reader):
+    "Images with captions, as COCO has them"
+    modules, also = ("data/retrieval",), (FileNotFoundError, ValueError)
+
+    def starts(self):
+        images = [dict(id=k, file_name=f"{k}.png", width=4) for k in (3, 5)]
+        texts = [(3, "a cat"), (5, "a dog"), (5, "a pet")]
+        notes = [dict(id=i, image_id=k, caption=text) for i, (k, text) in enumerate(texts)]
+        yield dict(coco=json.dumps(dict(info=dict(year=2017), images=images, annotations=notes)).encode())
+
+    def files(self, parts):
+        shown = {f"val/{k}.png": encoded(Image.new("L", (4, 4), k), "PNG") for k in (3, 5)}
+        return shown | {"annotations/captions_val.json": parts["coco"]}
+
+    def read(self, folder):
+        images = retrieval_set(folder / "annotations/captions_val.json")
+        return images.fingerprint, images.pairs.tolist()
+
+
 class Answers(Reader):
     "Labels that somebody gave, and what was asked"
     modules, share = ("analysis/ask",), 0.4
@@ -814,7 +834,8 @@ class Hashes(Reader):
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Corrupted, Configs, HubFolders, Cards,
            Adapters, Images, Results, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes,
-           Markers, Lists, Suites, Shards, Labeled, Captions, Answers, Published] + [Parquet]*bool(find_spec("pyarrow"))
+           Markers, Lists, Suites, Shards, Labeled, Captions, CocoCaptions, Answers, Published]
+READERS += [Parquet] * bool(find_spec("pyarrow"))
 
 
 # ---------- what becomes of a file ----------

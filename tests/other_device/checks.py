@@ -527,7 +527,7 @@ def tables(make):
 
 
 def test_evaluate(given):
-    ordinary = [m for m in METRICS if m != "worst-group accuracy"]
+    ordinary = [m for m in METRICS if m != "worst-group accuracy" and not METRICS[m].retrieval]
     refuse_double(False)  # which metrics use wherever it is
     def both(place): return dict(start=given.starts[place], finetuned=given.finetuned[place][0])
     table = tables(lambda place: evaluate(both(place), given.suite, metrics=ordinary, precision="fp32", progress=False))

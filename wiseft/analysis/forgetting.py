@@ -9,7 +9,7 @@ __all__ = ['forgetting', 'say_forgetting', 'what_it_forgot']
 import numpy as np, pandas as pd
 from ..base.text import counted, python_or_shell
 from ..stats.table import CONTROL_MEAN, IDENTITY, INITIAL
-from ..infer.scores import KeptPredictions, Metric, applies, one_metric
+from ..infer.scores import METRICS, KeptPredictions, Metric, applies, one_metric
 from .paired import compare
 
 # %% ../../nbs/api/analysis/04_forgetting.ipynb #25a2120d
@@ -81,12 +81,18 @@ def what_it_forgot(
     initial = who.method.isin(INITIAL)
     # without control sets, without a single initial model, or with nothing besides
     if not len(control) or initial.sum() != 1 or initial.all(): return ''
-    if not applies(control, one_metric(metric)): metric = 'accuracy'
-    if alpha is None: return say_forgetting(forgetting(predictions, metric=metric))
+    # by recall@1 on images with captions, by the metric, or by accuracy, on those with labels
+    sets = [rows for _, rows in control.groupby('dataset', observed=True)]
+    metrics = {m: None for rows in sets for m in ('recall@1', one_metric(metric).name, 'accuracy')
+               if applies(rows, METRICS[m])}
+    with_labels = [m for m in metrics if not METRICS[m].retrieval][:1]
+    metrics = with_labels + [m for m in metrics if METRICS[m].retrieval][:1]
+    def say(some=None): return ' '.join(say_forgetting(forgetting(predictions, some, m)) for m in metrics)
+    if alpha is None: return say()
     some = [dict(method='fine-tuned')]
     between = who[~initial & (who.method != 'fine-tuned')]
     if len(between):
         averages = between[between.method == between.method.iloc[0]] # of the first method, such as weight-space
         nearest = averages.iloc[(averages.alpha - alpha).abs().fillna(0).argmin()] # 0: it has no α, such as a merge
         some.append(nearest[['method', 'alpha']].dropna().to_dict())
-    return say_forgetting(forgetting(predictions, some, metric))
+    return say(some)

@@ -160,6 +160,9 @@ def why_left_out(self:Plan, method:Method) -> str:
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and len(self.seeds) < 2:
         return f'{name} needs {method.needs}, and there is one seed.'
+    captions = next((d for d, images in self.control.items() if images.pairs is not None), None)
+    if captions and method.kind == 'ensemble' and name != 'logits':
+        return f'{name} works with probabilities, which depend on all captions of a set, and {captions!r} has captions.'
     if method.kind not in REHEARSED: return ''
     if name not in self.rehearsed:
         self.rehearsed[name] = rehearse(self.zeroshot, self.suite, method, self.given.get(name), **self.recipe)

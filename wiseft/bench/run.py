@@ -51,7 +51,7 @@ def bench(
     lrs:tuple[float,...]|None=None, # learning rates to choose from; default around the usual one of the CLIP
     alphas:tuple=DEFAULT_ALPHAS,
     given:dict|None=None, # name of a method of any kind -> hyperparameters besides its strength
-    control:str|list=(), # sets of other tasks, as `control_sets` takes them
+    control:str|list=(), # sets of other tasks, as `control_sets` takes them; of images with captions recall@1 counts
     answers:bool=False, # keep answers and confidences for each image of curves that are judged from now on
     minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
     groups:bool|None=None, # intervals over groups (patients, families), not images; None: if all sets have enough
@@ -417,11 +417,14 @@ def curve_columns(
     confidence, kl = (np.stack([columns[k] for _, _, columns in points]) for k in ('confidence', 'kl'))
     images = predictions.images # table of n rows
     labels, dataset = images.label.cat.codes.to_numpy(), images.dataset.astype(str).to_numpy()
-    readable = (codes >= 0).all(0)
+    right, readable = codes == labels, (codes >= 0).all(0)
+    if 'n_captions' in images: # images with captions: is the nearest one their own?
+        captioned = images.n_captions.to_numpy() > 0
+        right[:, captioned] = [columns['right'][captioned] == 1 for _, _, columns in points]
     out = dict(classes=images.label.cat.categories.to_numpy(str))
     for d in dict.fromkeys(dataset):
         mine = dataset == d
-        out[f'right {d}'] = (codes == labels)[:, readable & mine]
+        out[f'right {d}'] = right[:, readable & mine]
         out[f'kl {d}'] = kl[:, readable & mine].mean(1)
         out[f'label {d}'] = labels[mine].astype(np.uint16)
         out[f'answer {d}'] = codes[:, mine].astype(np.uint16) # -1 becomes 65535

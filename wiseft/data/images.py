@@ -30,6 +30,7 @@ from .shards import Members
 @dataclass
 class ImageSet(Dataset):
     "Labeled image files with common class names"
+    pairs = None       # (n_pairs, 2), of a `RetrievalSet`: numbers of an image and of a caption
     name:str           # as it appears in tables
     paths:PathColumn   # image files
     labels:np.ndarray  # (n,) class indices

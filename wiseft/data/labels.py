@@ -401,7 +401,10 @@ def read_image_table(
     if need != 'file': say_of_unused(path, list(read), used)
     t = pd.DataFrame({ours: read[column] for ours, column in used.items()})
     for column in t.columns.drop(['file', 'original'], errors='ignore'): t[column] = t[column].str.strip()
-    incomplete = (t.file.str.strip() == '') | (t[need] == '')
+    nameless = t.file.str.strip() == ''
+    if need == 'caption' and nameless.any(): raise BadFile(
+        f'{path} has no file for {first_few(t.caption[nameless])}. Write one, or remove the row.')
+    incomplete = nameless | (t[need] == '')
     if empty := [t.file[i] or f'row {i+1}' for i in np.flatnonzero(incomplete)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
     return t

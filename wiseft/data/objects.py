@@ -213,17 +213,17 @@ def has_columns(
 ) -> bool:
     "Whether a source is a table, which may have columns of groups, splits, and domains"
     if isinstance(source, (str, Path)): return is_stored_dataset(source) or is_table(local_copy(source))
-    return isinstance(source, pd.DataFrame) or _is_hugging_face(source)
+    return isinstance(source, pd.DataFrame) or is_hugging_face(source)
 
-def _is_hugging_face(source): return type(source).__module__.startswith('datasets.') and hasattr(source, 'features')
+def is_hugging_face(source): return type(source).__module__.startswith('datasets.') and hasattr(source, 'features')
 
 def _set_at_path(path, classnames, name, chosen): # `ImageSet`
     "The images of a folder, shards, a table, Arrow, or parquet"
     path = downloaded_path(path)
     if not is_stored_dataset(path): return image_folder(path, classnames, name, **chosen)
-    return _set_of_hugging_face(_stored_dataset(path), classnames, name or source_name(path), chosen)
+    return _set_of_hugging_face(stored_dataset(path), classnames, name or source_name(path), chosen)
 
-def _stored_dataset(path): # `Dataset` of Hugging Face
+def stored_dataset(path): # `Dataset` of Hugging Face
     try: from datasets import Dataset
     except ImportError as e: raise ImportError(
         f'{path} holds a Dataset of Hugging Face: pip install datasets, and it is read.') from e
@@ -264,7 +264,7 @@ def split_and_domain(
         if is_table(path):
             t = read_image_table(path, 'label', **columns)
             return {ours: list(t[ours]) for ours in ('split', 'domain') if ours in t}
-        source = _stored_dataset(path)
+        source = stored_dataset(path)
     names = list(source) if isinstance(source, pd.DataFrame) else list(source.features)
     used = find_columns(_given(source, 'The'), names, **columns)
     return {ours: _texts_of(source, used[ours]) for ours in ('split', 'domain') if ours in used}
@@ -292,7 +292,7 @@ def _set_of_any(source, classnames, name, chosen): # `ImageSet`
     # loaders, Datasets of Hugging Face, and pairs
     if isinstance(source, DataLoader):
         return _set_of_dataset(_drawn_dataset(source), classnames, name, of_loader=True)
-    if _is_hugging_face(source): return _set_of_hugging_face(source, classnames, name, chosen)
+    if is_hugging_face(source): return _set_of_hugging_face(source, classnames, name, chosen)
     if isinstance(source, tuple) and len(source) == 2: return _set_of_pair(*source, classnames, name)
     # torchvision's `ImageFolder`
     if hasattr(source, 'samples') and hasattr(source, 'classes'): return _set_of_files(source, classnames, name)

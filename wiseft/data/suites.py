@@ -597,6 +597,6 @@ def check_suite(
             f'A shifted set can not be called {name!r}: tables use that name, or it is not text on one line. Rename '
             'it.')
     for (name, split), images in suite.sets().items():
-        if not images.projection: check_same_classes(
+        if not images.projection and images.pairs is None: check_same_classes(
             images.classnames, suite.classnames, f'{name} {split}', f'the suite {suite.name!r}')
         if not len(images): raise ValueError(f'{name} {split}: no images.')

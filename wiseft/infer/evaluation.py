@@ -16,6 +16,7 @@ from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import in_first_process, from_all_processes
 from ..base.progress import say_once, say_device
 from ..stats.intervals import groups_for_interval, mean_of_set
+from ..stats.retrieval import RETRIEVAL, recall_columns
 from ..stats.table import CONTROL_MEAN, INITIAL
 from ..stats.caveats import exchanged_classes
 from ..data.prompts import check_same_classes
@@ -27,7 +28,8 @@ from .inference import (broken_rows, check_not_broken, check_shape, common_trans
                                     evaluation_context)
 from .members import Batch, Member, member
 from .shared_layers import equal_layers, shared_layers
-from .scores import KeptPredictions, Metric, Outcome, Truth, chosen_metrics, distinct_names, image_rows
+from .scores import METRICS, KeptPredictions, Metric, Outcome, Truth, chosen_metrics, distinct_names
+from .scores import image_rows
 from .scores import metric_numbers
 from .scores import prediction_rows, score
 
@@ -39,6 +41,7 @@ def columns_per_image(
     **kwargs    # of `each_batch`
 ) -> dict: # name -> dict column -> (n, …) array
     "Columns per image of each member on a set, `predicted` first; NaN, or class -1, for unreadable images"
+    if images.pairs is not None: return _columns_of_captions(members, images, **kwargs)
     initial = [name for name, m in members.items() if m.identity['method'] in INITIAL]
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
@@ -87,6 +90,51 @@ def _one_number(metric, column, images, readable): # (n,), NaN where an image is
     except ValueError as e: raise ValueError(f'{images.name}: {e}') from e
     return out
 
+# %% ../../nbs/api/infer/05_evaluation.ipynb #28ca54d5
+def _columns_of_captions(members, images, **kwargs): # as `columns_per_image`
+    "Of each member: the caption nearest to each image, whether it is 'right', and the image's numbers of recall"
+    parts = list(dict.fromkeys(part for m in members.values() for _, part in m.parts)) # whose features are needed
+    modules = list(dict.fromkeys(module for part in parts for module in part.modules))
+    equal = equal_layers(modules)
+    def of_batch(idx, images_there):
+        batch = Batch(images_there)
+        with shared_layers(equal, batch): return idx, [part(batch).cpu() for part in parts]
+    with evaluation_context(modules):
+        rows, kept = [], [[] for _ in parts] # of this process
+        for idx, of_parts in each_batch(of_batch, parts, images, common_transform(members), [], **kwargs):
+            rows += idx
+            for batches, f in zip(kept, of_parts): batches.append(f)
+        own = [torch.cat(kept.pop(0) or [torch.empty(0)]) for _ in parts] # one copy at a time
+        processes = from_all_processes((rows, own))
+        readable = np.concatenate([rows for rows, _ in processes]).astype(int)
+        order = readable.argsort()
+        pairs, captions = images.gallery(readable[order])
+        out, n = {}, len(images)
+        for name, m in members.items():
+            features = {part: torch.cat([own[parts.index(part)] for _, own in processes])[order].to(m.device)
+                        for _, part in m.parts}
+            broken = ~torch.cat([*features.values()], 1).isfinite().all(1)
+            check_not_broken(broken, images, m.name)
+            vectors, texts = m.similarities(features)
+            here = recall_columns(vectors, texts[torch.as_tensor(captions, device=texts.device)],
+                                  torch.as_tensor(pairs, device=texts.device))
+            out[name] = dict(predicted=np.full(n, -1, np.int32))
+            out[name]['predicted'][readable[order]] = captions[here.pop('predicted')]
+            for k, numbers in here.items():
+                out[name][k] = np.full(n, np.nan)
+                out[name][k][readable[order]] = numbers
+    return out
+
+def _is_retrieval(name): return METRICS[name].retrieval
+
+def _with_retrieval(metrics, datasets): # list of `Metric`
+    "Metrics, with the usual ones of captions if a set has some and none is named; ValueError where no set has captions"
+    named, has_captions = [m.name for m in metrics if m.retrieval], any(s.pairs is not None for s in datasets.values())
+    if named and not has_captions: raise ValueError(
+        f'{named[0]} is a metric of images with captions, and no set has captions. Give '
+        + python_or_shell('a `RetrievalSet`, or control=[retrieval_set(…)].', '--retrieval PAIRS.'))
+    return metrics if named or not has_captions else [*metrics, *(METRICS[name] for name in RETRIEVAL)]
+
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
 @our_names
 @memory_advice()
@@ -114,17 +162,20 @@ def evaluate(
     members = {n: member(c, n, seed, precision) for n, c in given.items()}
     suite, datasets = _suite_and_sets(suite, split, control, members) # the sets by name, with control sets
     _warn_of_training(members, datasets)
-    metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
+    metrics = _with_retrieval(chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',))), datasets)
     kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else [] # not in the table
     first = next(iter(members.values()))
     say_device(first.device, first.identity['precision'], progress)
     columns, n_images = {}, sum(map(len, datasets.values())) # dataset -> name -> column -> (n,) array
-    for d in sorted(datasets, key=lambda d: datasets[d].role != 'control'): # control sets first: some are refused
+    text_towers = {} # name -> 'own' or 'initial', whose texts judge captions
+    def is_later(d): return datasets[d].role != 'control' and datasets[d].pairs is None
+    for d in sorted(datasets, key=is_later): # first control sets and sets of captions: some are refused
         images = datasets[d]
-        here = {n: m.on(images) for n, m in members.items()} # with the head, or the classes, of this set
+        here = {n: m.on(images) for n, m in members.items()} # with the captions, the head, or the classes of this set
         later = 0 if columns else n_images-len(images) # the first set tells how long all will take
         columns[d] = columns_per_image(here, images, metrics + kept, batch_size=batch_size, workers=workers,
                                        progress=progress, later=later, fast_jpeg=fast_jpeg)
+        if images.pairs is not None: text_towers = {n: m.text_tower for n, m in here.items()}
         if images.role == 'control': check_better_than_chance(here, columns[d], images)
     rounded = {n: m for n, m in members.items() if m.rounded}
     precision_column = _agreement_with_fp32(rounded, columns, datasets, fast_jpeg) if rounded else {}
@@ -133,7 +184,7 @@ def evaluate(
         _warn_of_copies(members, suite, datasets, progress)
         _warn_of_exchanged_classes(columns, datasets)
         _warn_of_infinite_loss(members, columns)
-        table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics)
+        table, predictions = _table_and_predictions(identities, columns, datasets, split, metrics, text_towers)
         if first.device.type == 'cpu': table = table.assign(threads=str(torch.get_num_threads()))
         table = _with_heads(table, datasets)
         return (table, predictions) if keep_predictions else table
@@ -151,9 +202,10 @@ def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, di
     "The suite, and the sets to evaluate; ValueError if the members have other classes"
     first = next(iter(members.values()))
     suite = Suite.for_evaluation(suite, first.classnames)
-    classnames = list(suite.classnames)
     if isinstance(suite, ImageSet): datasets = {suite.name: _aside(suite)}
     else: datasets = suite.datasets(split)
+    if not any(s.pairs is None for s in datasets.values()): classnames = first.classnames # captions are no classes
+    else: classnames = list(suite.classnames)
     # members with the own classes of a shifted set, such as ObjectNet's, are evaluated on that set alone
     if first.classnames != classnames:
         own = {d: _aside(s) for d, s in datasets.items() if s.classnames == first.classnames}
@@ -168,7 +220,7 @@ def _aside(images): # `ImageSet`
     return images
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #b0c1a001
-def _table_and_predictions(identities, columns, datasets, split, metrics): # results table, `KeptPredictions`
+def _table_and_predictions(identities, columns, datasets, split, metrics, text_towers={}): # table, `KeptPredictions`
     "Join the columns per image of all sets, and score them for each member"
     rows, members = image_rows(datasets, split), []
     classes = rows.label.cat.categories # of all sets; where does each class of a set stand there?
@@ -176,22 +228,29 @@ def _table_and_predictions(identities, columns, datasets, split, metrics): # res
     positions = {d: np.append(p, -1).astype(np.int32) for d, p in positions.items()} # the last is for -1, unreadable
     for n, who in identities.items():
         of_sets = [columns[d][n] | dict(predicted=positions[d][columns[d][n]['predicted']]) for d in datasets]
-        joined = {k: np.concatenate([of_set[k] for of_set in of_sets]) for k in of_sets[0]}
+        joined = {k: np.concatenate([of_set.get(k, np.full(len(of_set['predicted']), np.nan)) for of_set in of_sets])
+                  for k in dict.fromkeys(k for of_set in of_sets for k in of_set)} # captions have other columns
         members.append((who, joined.pop('predicted'), joined)) # the rest are columns of metrics
     tables = [score(prediction_rows(rows, *m), metrics) for m in members]
+    if text_towers: tables = [t.assign(texts=np.where(t.metric.map(_is_retrieval), text_towers[n], ''))
+                              for n, t in zip(identities, tables)]
     return pd.concat(tables, ignore_index=True), KeptPredictions(rows, members)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
 def _agreement_with_fp32(members, columns, datasets, fast_jpeg): # dict(precision=…)
     "How often rounded classifiers predict as in fp32, on a sample of the first set, for the table"
     exact = {n: m.exact() for n, m in members.items()} # the same in fp32
-    d, images = next(iter(datasets.items()))
+    d, images = min(datasets.items(), key=lambda item: item[1].pairs is not None) # the first, with labels if one has
     n_images = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost much of what bfloat16 saves
     sample = images.spread(n_images) # indices
     some, equal = images.subset(sample), [] # of each member (n,) bool, for the images that could be read
-    of_members = {n: m.on(some) for n, m in exact.items()}
-    for n, of_sample in columns_per_image(of_members, some, progress=False, fast_jpeg=fast_jpeg).items():
-        in_fp32, rounded = of_sample['predicted'], columns[d][n]['predicted'][sample]
+    def on_sample(members):
+        here = {n: m.on(some) for n, m in members.items()}
+        return columns_per_image(here, some, progress=False, fast_jpeg=fast_jpeg)
+    if images.pairs is not None: of_rounded = on_sample(members) # among the captions of the sample
+    for n, of_sample in on_sample(exact).items():
+        in_fp32 = of_sample['predicted']
+        rounded = columns[d][n]['predicted'][sample] if images.pairs is None else of_rounded[n]['predicted']
         equal.append((in_fp32 == rounded)[in_fp32 >= 0])
     equal = np.concatenate(equal)
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
@@ -228,6 +287,7 @@ def was_trained_on(
 def _warn_of_exchanged_classes(columns, datasets):
     "Warn of classes that most members take for each other, in a ring"
     for d, images in datasets.items():
+        if images.pairs is not None: continue
         predictions = [of_member['predicted'] for of_member in columns[d].values()]
         rings = Counter(ring for p in predictions for ring in exchanged_classes(images.labels, p))
         for ring, n in rings.items():
@@ -303,9 +363,18 @@ def check_better_than_chance(
     groups = groups_for_interval(images.groups, images.units)
     for n, m in members.items():
         if m.identity['method'] not in INITIAL: continue
-        share, low, high, chance = accuracy_and_chance(columns[n]['predicted'], images.labels, groups)
+        if images.pairs is None: estimate = accuracy_and_chance(columns[n]['predicted'], images.labels, groups)
+        else: estimate = _recall_and_chance(columns[n]['right'], images, groups)
+        share, low, high, chance = estimate
         few = 'give more images, ' if share > chance else ''
         if low <= chance: raise ValueError(
             f'{images.name!r} is not a control set: {m.name} is right on {share:.1%} of it (95 % interval '
-            f'{low:.1%} to {high:.1%}), where guessing gives {chance:.1%}. Look at the class names and templates, '
-            f'{few}or leave the set out.')
+            f'{low:.1%} to {high:.1%}), where guessing gives {chance:.1%}. Look at '
+            f'{"the captions" if images.pairs is not None else "the class names and templates"}, {few}or leave the set '
+            'out.')
+
+def _recall_and_chance(right, images, groups): # (share that is right, low, high, share that guessing gives)
+    "Share of images whose nearest caption is their own, and that of a random caption"
+    readable = ~np.isnan(right)
+    groups = groups and [g for g, r in zip(groups, readable) if r]
+    return *mean_of_set(right[readable], groups), len(images.pairs)/len(images)/len(images.classnames)

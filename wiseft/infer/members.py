@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['WHO', 'Batch', 'PretrainedHead', 'control_head', 'Member', 'ControlMember', 'RestrictedMember', 'default_name',
-           'ClassifierMember', 'member']
+           'caption_features', 'RetrievalMember', 'ClassifierMember', 'member']
 
 # %% ../../nbs/api/infer/02_members.ipynb #5ba76962
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from collections.abc import Callable
+from functools import cache, partial
 from torch import nn
 from ..base.text import option, warn_user
 from ..base.devices import device_of, fitting_precision, usual_precision
+from ..stats.table import INITIAL
 from ..data.images import ImageSet
-from ..models.head import zeroshot_head
+from ..models.head import cached_text_features, warn_of_texts, zeroshot_head
 from ..models.classifier import ImageClassifier, usual_templates
 
 # %% ../../nbs/api/infer/02_members.ipynb #642f93d6
@@ -84,7 +86,8 @@ def control_head(
 # %% ../../nbs/api/infer/02_members.ipynb #82d7f604
 class Member:
     "A function of a batch of images, with its row in tables; a subclass computes it"
-    # it defines `compute` (`Batch` -> logits) and `control` (control set -> `Member`), and most have `features`
+    # it defines `compute` (`Batch` -> logits) and `control` (control set -> `Member`), and most have `features`, and
+    # `retrieval` (`RetrievalSet` -> `RetrievalMember`)
     rounded = False # a copy in half precision, to compare with fp32?
     def __init__(self,
         identity:dict,     # the columns of `WHO`
@@ -100,8 +103,9 @@ class Member:
         batch = x if isinstance(x, Batch) else Batch({self.device: x})
         return batch.once(self.compute, batch)
     def on(self, images:ImageSet): # `Member`
-        "The member for a set, built once: with the head of a control set, or restricted to the set's classes"
-        if images.role == 'control': build = self.control
+        "The member for a set, built once: with captions, with the head of a control set, or restricted to its classes"
+        if images.pairs is not None: build = self.retrieval
+        elif images.role == 'control': build = self.control
         elif images.projection is not None and self.classnames != images.classnames: build = self.restricted
         else: return self
         if self.last_set is not images: self.last_set, self.on_last_set = images, build(images)
@@ -141,6 +145,44 @@ def default_name(classifier): # str
     "Default name of a classifier in tables"
     return getattr(getattr(classifier, 'clip', None), 'name', None) or type(classifier).__name__
 
+# %% ../../nbs/api/infer/02_members.ipynb #fd274ed0
+def caption_features(
+    classifier, # with a `clip`
+    images:ImageSet, # `RetrievalSet`
+    warn:bool=True, # of captions that are cut short, or hold words that the model never saw?
+): # (m, dim), rows of length 1; the scale that makes logits of cosine similarities
+    "Embed the captions of a set by a classifier's text tower"
+    clip = getattr(classifier, 'clip', None)
+    if not getattr(clip, 'tokenizer', None): raise ValueError(
+        f'{images.name!r} is a retrieval set, and {default_name(classifier)} has no text tower to read its captions. '
+        'Start from a CLIP, or leave retrieval sets out.')
+    if warn: warn_of_texts(clip, images.classnames, captions='test')
+    trains = getattr(classifier, 'head_from_text', False) # then its embeddings aren't worth caching
+    return cached_text_features(clip, images.classnames, keep=not trains), clip.logit_scale
+
+class RetrievalMember(Member):
+    "Image features of another member, and the captions of a set that they are compared with"
+    def __init__(self,
+        member:Member,
+        images:ImageSet, # `RetrievalSet`
+        texts:Callable, # () -> as `caption_features` returns them
+        text_tower:str, # 'own' or 'initial': whose texts they are, for the table
+        parts=None # (weight, `RetrievalMember`) of each member of an ensemble; default itself
+    ):
+        super().__init__(member.identity, images.classnames, member.transform, member.modules)
+        self.member, self.texts, self.text_tower, self.parts = member, texts, text_tower, parts or [(1., self)]
+    def compute(self, batch): return F.normalize(self.member.features(batch).float(), dim=-1) # (n, dim)
+    def similarities(self,
+        features:dict # part -> (n, dim)
+    ): # (n, dim') and (m, dim'), whose products are similarities of at most 1
+        "Images and captions as vectors: of an ensemble those of its members, one behind the other"
+        if self.parts == [(1., self)]: return features[self], self.texts()[0]
+        texts = [part.texts() for _, part in self.parts]
+        weights = [w*scale for (w, _), (_, scale) in zip(self.parts, texts)]
+        total = sum(map(abs, weights))
+        return (torch.cat([features[part] for _, part in self.parts], 1),
+                torch.cat([w/total*rows for w, (rows, _) in zip(weights, texts)], 1))
+
 # %% ../../nbs/api/infer/02_members.ipynb #783c8e47
 def at_precision(
     classifier, # with `to_bf16`, if that is asked for
@@ -173,6 +215,12 @@ class ClassifierMember(Member):
     def control(self, images):
         head = self.heads.on(images).head if self.heads else control_head(self.classifier, images)
         return ControlMember(self, images, head)
+    def retrieval(self, images):
+        if self.heads: return RetrievalMember(self, images, self.heads.on(images).texts, 'initial')
+        own = self.identity['method'] in INITIAL or getattr(self.classifier, 'head_from_text', False)
+        texts = cache(partial(caption_features, self.classifier, images))
+        texts() # before any image is read: it may be refused
+        return RetrievalMember(self, images, texts, 'own' if own else 'initial')
     def exact(self): return ClassifierMember(self.classifier, self.classifier, self.identity)
 
 def member(

@@ -20,7 +20,8 @@ from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.classifier import check_classifier
 from .evaluation import was_trained_on
-from .scores import Metric, groups_of, numbers_per_image, one_metric, span_of, units_of, why_no_interval
+from .scores import (METRICS, Metric, applies, groups_of, numbers_per_image, one_metric, span_of, units_of,
+                                 why_no_interval)
 from .ensembles import DEFAULT_ALPHAS, sweep
 
 # %% ../../nbs/api/infer/08_rules.ipynb #ca009875
@@ -105,6 +106,10 @@ def choose_alpha(
     for c in (zeroshot, finetuned): check_classifier(c, 'choose_alpha(zeroshot, finetuned, images)')
     if metric == 'suite': metric = getattr(validation, 'metrics', ['accuracy'])[0]
     metric, images = one_metric(metric), _validation_images(validation, finetuned)
+    if images.pairs is not None and metric.name == 'accuracy': metric = METRICS['recall@1']
+    if metric.retrieval != (images.pairs is not None): raise ValueError(
+        f'{images.name} has {"labels and no captions" if metric.retrieval else "captions and no labels"}, so it has no '
+        f'{metric.name}. Give {"a RetrievalSet of validation pairs" if metric.retrieval else "metric=recall@1"}.')
     oracle_images = _test_images_in_words(images)
     if oracle_images: warn_user(
         f'α is chosen on {oracle_images}. Such a choice is an oracle: it shows what is possible, and the accuracy on '
@@ -178,7 +183,7 @@ class keeps:
             f'{self.metric.name} is no fraction, of which {most:g} may be lost. Give another metric, such as accuracy.')
         if not 0 <= most <= 1: raise ValueError(
             f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
-        self.most, self.control = most, control_sets(control)
+        self.most, self.control = most, control_sets(control) # images with captions are measured by recall@1
         self.n = sum(map(len, self.control.values()))
         points = '1 point' if most == .01 else f'{100*most:g} points'
         self.message = (f', and on {self.n:,} images of {first_few(self.control)}, where {points} may be lost: on '
@@ -187,12 +192,13 @@ class keeps:
     def __call__(self, accuracies, predictions): # alpha
         "Choose among the α of `accuracies`, by what `predictions` say of the control sets"
         right = defaultdict(dict) # alpha -> set -> (n,) numbers
-        units, spans, few = {}, {}, {} # of each set: names, a span, and why it has no interval
+        units, spans, few, metrics = {}, {}, {}, {} # of each set: names, a span, why it has no interval; metrics by name
         for a in {0., *accuracies.index}: # 0: the initial model
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
             for d, images in readable.groupby('dataset', sort=False, observed=True):
-                right[a][d], units[d] = numbers_per_image(images, self.metric), units_of(images)
-                spans[d], few[d] = span_of(images, self.metric), why_no_interval(images, self.metric)
+                metric = self.metric if applies(images, self.metric) else METRICS['recall@1'] # of captions
+                right[a][d], units[d] = numbers_per_image(images, metric), units_of(images)
+                spans[d], few[d], metrics[metric.name] = span_of(images, metric), why_no_interval(images, metric), None
         # how much less accurate than the initial model each α is, mean over control sets
         rows = {a: mean_difference(right[a], right[0.], units, all(spans.values()) and spans) for a in accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
@@ -204,7 +210,7 @@ class keeps:
         best = allowed.index[allowed == allowed.max()]
         alpha = min(best, key=lambda a: abs(a - .5)) # the nearest to 0.5 of those that are equally accurate
         why = '; '.join(f'{d} has {reason}' for d, reason in few.items() if reason)
-        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n, self.metric.name, why))
+        print(_loss_in_words(lost.loc[alpha], alpha, self.most, self.n, ' and '.join(metrics), why))
         return alpha
 
 # %% ../../nbs/api/infer/08_rules.ipynb #16805168

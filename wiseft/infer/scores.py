@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'MIN_PER_CLASS', 'Outcome', 'Metric', 'Truth', 'add_metric', 'groups_of', 'few_groups', 'units_of',
-           'metric_numbers', 'numbers_per_image', 'why_no_interval', 'span_of', 'applies', 'value_and_interval',
-           'mean_with_interval', 'one_metric', 'distinct_names', 'image_rows', 'KeptPredictions', 'prediction_rows',
-           'score']
+           'metric_numbers', 'numbers_per_image', 'why_no_interval', 'span_of', 'applies', 'has_captions',
+           'value_and_interval', 'mean_with_interval', 'one_metric', 'distinct_names', 'image_rows', 'KeptPredictions',
+           'prediction_rows', 'score']
 
 # %% ../../nbs/api/infer/04_scores.ipynb #b478ad75
 import hashlib, numpy as np, pandas as pd, torch
@@ -21,6 +21,7 @@ from ..stats.intervals import MIN_GROUPS, groups_for_interval, mean_of_set, mean
 from ..stats.class_metrics import auroc, balanced_accuracy, corrected, macro_f1, of_blocks, quadratic_kappa, recall
 from ..stats.class_metrics import worst_group
 from ..stats.calibration import expected_calibration_error
+from ..stats.retrieval import RETRIEVAL
 from ..stats.table import CONTROL_MEAN, MEAN, ROLES, BOUNDED, UNBOUNDED, results_table
 from ..data.suites import ImageSet
 from .members import WHO
@@ -60,6 +61,7 @@ class Metric:
     numbers:object=None      # ((n, …) column, `Truth`) -> (value, (n,) influence); default: the mean of the column
     by_class:str=''          # what each counts the same: 'all' classes that occur, or the one with this name
     better:str='high'        # or 'low'
+    retrieval:bool=False     # of images and captions (`RetrievalSet`), and of no labels
     def __post_init__(self): self.column = self.column or self.name
     def in_words(self, value): return f'{value:.3f}' if self.bounded is False else f'{value:.1%}'
 
@@ -156,8 +158,13 @@ def span_of(
     return (-size, size) if value is None else (value - size*value, value + size*(1-value))
 
 def applies(rows:pd.DataFrame, metric:Metric) -> bool:
-    "Whether a set has the metric: control sets have other classes, so no recall of one of the task's"
+    "Whether a set has the metric: captions have others than labels, control sets none of one class of the task"
+    if metric.retrieval != has_captions(rows): return False
     return metric.by_class in ('', 'all') or rows.role.iloc[0] != 'control'
+
+def has_captions(rows:pd.DataFrame) -> bool: # of one set
+    "Whether images have captions in place of labels"
+    return 'n_captions' in rows and bool(rows.n_captions.iloc[0] > 0)
 
 def value_and_interval(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     "Value of a metric on one set, with its interval over `units_of`"
@@ -214,6 +221,9 @@ add_metric(Metric('ECE (15 bins)', lambda o: o.scores['confidence'], _ece, 'conf
 add_metric(Metric('NLL', lambda o: o.scores['nll'], column='nll', bounded=False, better='low'))
 add_metric(Metric('Brier', lambda o: o.scores['brier'], column='brier', bounded=False, better='low'))
 add_metric(Metric('KL from start', lambda o: o.from_initial, column='kl', bounded=False, better='low'))
+for name in (*RETRIEVAL, 'recall@5', 'recall@10'):
+    is_rank = 'rank' in name
+    add_metric(Metric(name, bounded=not is_rank, better='low' if is_rank else 'high', retrieval=True))
 
 # %% ../../nbs/api/infer/04_scores.ipynb #81b63a89
 def chosen_metrics(
@@ -272,18 +282,20 @@ def image_rows(
     datasets:dict, # dataset -> `ImageSet`
     split:str # 'test' or 'validation'
 ) -> pd.DataFrame: # one row per image
-    "One row per image: dataset, split, role, file, group, subgroup if any, unit, label, data_fingerprint, n_missing"
+    "A row per image: dataset, split, role, file, group, subgroup, n_captions, unit, label, data_fingerprint, n_missing"
     names = {d: distinct_names(images.classnames) for d, images in datasets.items()}
     classes, parts = list(dict.fromkeys(chain.from_iterable(names.values()))), [] # of all sets, each name once
     def column(values, n): return pd.array([None if v == '' else v for v in values or ['']*n], dtype='str')
     for d, images in datasets.items():
-        subgroup = dict(subgroup=column(images.subgroups, len(images))) if images.subgroups else {}
+        more = dict(subgroup=column(images.subgroups, len(images))) if images.subgroups else {}
+        if images.pairs is not None: more['n_captions'] = np.bincount(images.pairs[:,0])
         parts.append(pd.DataFrame(dict(
             dataset=d, split=split, role=images.role, file=list(images.files()),
-            group=column(images.groups, len(images)), **subgroup, unit=list(images.units),
+            group=column(images.groups, len(images)), **more, unit=list(images.units),
             label=pd.Categorical([names[d][label] for label in images.labels], classes),
             data_fingerprint=images.fingerprint, n_missing=images.n_missing)))
     rows = pd.concat(parts, ignore_index=True)
+    if 'n_captions' in rows: rows['n_captions'] = rows.n_captions.fillna(0).astype(int)
     return rows.assign(dataset=pd.Categorical(rows.dataset, list(datasets)), role=pd.Categorical(rows.role, ROLES))
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ac1d4497
@@ -311,14 +323,17 @@ def prediction_rows(
     who:dict, # the columns of `WHO`
     codes:np.ndarray, # (n,) class codes among those of all sets; -1: unreadable
     columns:dict, # column -> (n,) numbers
-) -> pd.DataFrame: # columns `PREDICTIONS`, `subgroup` if any, `n_missing` where sets are incomplete, those given
+) -> pd.DataFrame: # columns `PREDICTIONS`, `subgroup`, `n_captions`, `n_missing` where sets have any, those given
     "Images and predictions of one classifier"
-    correct = pd.array(codes == images.label.cat.codes.to_numpy(), dtype='boolean')
+    right = codes == images.label.cat.codes.to_numpy()
+    if 'right' in columns: right = np.where(np.isnan(columns['right']), right, columns['right'] == 1) # of captions
+    correct = pd.array(right, dtype='boolean')
     correct[codes < 0] = pd.NA
+    columns = {k: v for k, v in columns.items() if k != 'right'}
     predicted = pd.Categorical.from_codes(codes, images.label.cat.categories)
     out = images.assign(**who, predicted=predicted, correct=correct, **columns)
     incomplete = ['n_missing'] if out.n_missing.any() else []
-    return out[PREDICTIONS + [c for c in out if c == 'subgroup'] + incomplete + list(columns)]
+    return out[PREDICTIONS + [c for c in out if c in ('subgroup', 'n_captions')] + incomplete + list(columns)]
 
 # %% ../../nbs/api/infer/04_scores.ipynb #c5aff06e
 def has_value(column:str, values, value): # (n,) bool

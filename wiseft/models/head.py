@@ -113,12 +113,13 @@ def text_lengths(
 def warn_of_texts(
     clip:Clip,
     texts:list, # list of str
-    pairs:np.ndarray|None=None # (n_texts,), images of each, if the text tower trains on these captions
+    captions:str='', # 'train' or 'test' if the texts are captions: is the text tower trained on them?
+    pairs:np.ndarray|None=None # (n_texts,), images of each caption
 ):
     "Warn of texts that the model can't read"
-    captions = pairs is not None
-    then = ('it has to learn these words from the captions.' if captions else
-            'classes or templates with these words mean nothing to it. Use other words.')
+    then = dict(train='it has to learn these words from the captions.',
+                test='captions with these words are hardly found.')
+    then = then.get(captions, 'classes or templates with these words mean nothing to it. Use other words.')
     if words := unseen_words(clip, texts): warn_user(
         f'{clip.name} never or hardly saw {first_few(words)} in training: {then}')
     n = clip.model.context_length
@@ -127,7 +128,7 @@ def warn_of_texts(
     cut = [i for i, count in zip(long, counts) if count > n]
     if not cut: return
     share, more = '', ''
-    if captions: share = f' ({pairs[cut].sum()/pairs.sum():.1%} of the pairs)'
+    if pairs is not None: share = f' ({pairs[cut].sum()/pairs.sum():.1%} of the pairs)'
     if captions and not fixed_length(clip.config['text_cfg']): more = (
         f" A CLIP that is loaded with {option('context_length', int(max(counts)))} reads them whole.")
     warn_user(f'{clip.name} reads no more than {n} tokens, start and end included. Cut short{share}: '
@@ -136,8 +137,12 @@ def warn_of_texts(
 # %% ../../nbs/api/models/09_head.ipynb #d0fb0314
 MANY = 1000 # texts; fewer are embedded faster than they are looked up
 
-def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
-    "Embeddings of texts, cached if there are many"
+def cached_text_features(
+    clip:Clip,
+    texts:list, # list of str
+    keep:bool=True # as in `zeroshot_head`
+): # (n, dim), rows of length 1
+    "Embed texts; many are kept in the cache"
     if len(texts) < MANY: return clip.encode_text(texts)
     if not keep: return clip.encode_text(texts, progress=True) # of a text tower that trains: needed only once
     model, ids = clip.model, torch.as_tensor(clip.tokenizer(texts))
@@ -164,7 +169,7 @@ def zeroshot_head(
     texts = [text for name in names for text in prompts(name, templates)]
     if all(name.strip().isdecimal() for name in names): _warn_of_numbers(names, prompts(names[0], templates)[-1])
     warn_of_texts(clip, texts)
-    features = _text_features(clip, texts, keep)
+    features = cached_text_features(clip, texts, keep)
     rows = average_prompts(features.reshape(len(names), len(templates), -1))
     bias = None if clip.logit_bias is None else rows.new_full((len(names),), clip.logit_bias)
     return ClassificationHead(clip.logit_scale*rows, bias).to(clip.device)

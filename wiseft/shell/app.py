@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'MetricName', 'Shift', 'Control', 'ControlHead', 'Group', 'Column',
-           'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'command', 'standard_output',
-           'say', 'wrote', 'warn', 'show_table', 'in_percent', 'show_verdict', 'output_option', 'control_images',
-           'of_table', 'chosen_device', 'split_names', 'split_numbers', 'load_images', 'load_methods', 'check_ending']
+           'AllowIncomplete', 'Metrics', 'MetricName', 'Shift', 'Control', 'ControlHead', 'Retrieval', 'Group',
+           'Column', 'ReferenceDomain', 'Use', 'Precision', 'Half', 'Workers', 'FastJpeg', 'Device', 'command',
+           'standard_output', 'say', 'wrote', 'warn', 'show_table', 'in_percent', 'show_verdict', 'output_option',
+           'control_images', 'of_table', 'chosen_device', 'split_names', 'split_numbers', 'load_images', 'load_methods',
+           'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import atexit,functools,gc,os,platform,re,signal,sys,unicodedata,warnings
@@ -265,9 +266,9 @@ Split = Annotated[str, typer.Option('--split', help='Images to evaluate on: test
 Classifiers = Annotated[List[Path], typer.Argument(help='Classifier folders.')]
 Classifier = Annotated[Path, typer.Argument(help='Classifier folder.')]
 Results = Annotated[Path, typer.Argument(help='Results table (CSV).')]
-SuiteName = Annotated[str, typer.Option('--suite',
+SuiteName = Annotated[Optional[str], typer.Option('--suite',
     help='Images to evaluate on: icons (embedded), a published suite (see `wiseft data`), a folder with reference/ '
-         'and shifted sets, or a single set (class folders, tar, or table).')]
+         'and shifted sets, or a single set (class folders, tar, or table). Default: icons, or with --retrieval none.')]
 Reference = Annotated[Optional[Path], typer.Option('--reference',
     help='Instead of --suite: your reference images in class folders, or in train/validation/test. Without test '
          'images, a tenth is held out, always the same.')]
@@ -291,14 +292,24 @@ ControlHead = Annotated[Optional[StrEnum('ControlHead', 'pretrained')], typer.Op
     help='pretrained: the head that a vision-only model came with judges --control, a folder of all its classes (of '
          'ImageNet: folders or images named by WordNet ids). Default: a head made of class names.')]
 
+Retrieval = Annotated[Optional[List[str]], typer.Option('--retrieval',
+    help='Images with captions, for recall in both directions: a table with the columns file and caption (files '
+         'relative to the table), COCO captions (JSON), a WebDataset with .txt, or hf:owner/name. Beside labeled '
+         'images it is a control set. Repeat it for several.')]
+
 def control_images(
     control:list|None, # as `--control` gives it
-    head:str|None=None # as `--control-head` gives it
+    head:str|None=None, # as `--control-head` gives it
+    retrieval:list|None=None # as `--retrieval` gives it
 ) -> list: # of `ImageSet`
     "Control sets of the options"
     from wiseft.data.control import control_set, control_sets
     if head and not control: raise typer.BadParameter('--control-head judges what --control gives.')
-    return list(control_sets([control_set(path, head and str(head)) for path in control or ()]).values())
+    sets = [control_set(path, head and str(head)) for path in control or ()]
+    if retrieval:
+        from wiseft.data.retrieval import retrieval_set
+        sets += map(retrieval_set, retrieval)
+    return list(control_sets(sets).values())
 
 Group = Annotated[Optional[str], typer.Option('--group',
     help='Column of a table of images whose images belong together, such as patient_id: they are never divided '
@@ -380,6 +391,7 @@ def load_images(
     from wiseft.data.labels import holds_images
     from wiseft.data.objects import split_and_domain
     from wiseft.data.suites import Suite,folder_suite,group_of_suite,is_suite,load_suite
+    suite = suite or 'icons'
     if reference:
         images = folder_suite(reference, shift or [], classnames=classnames, **table)
         columns = {k: v for k, v in table.items() if k != 'reference_domain'}
@@ -396,6 +408,21 @@ def load_images(
         if suite != 'icons': raise
         raise ValueError(
             f'{e} The images are those of icons, the default. Give --reference FOLDER, or --suite.') from e
+
+# %% ../../nbs/api/shell/00_app.ipynb #e363eb68
+def load_sets(
+    suite:str|None, reference:Path|None, shift:list|None, classnames:list, table:dict, # as `load_images` takes them
+    control:list|None, head:str|None, retrieval:list|None, # as `control_images` takes them
+    **options # of `load_suite`
+): # `Suite`, list of control sets
+    "The images of the options to evaluate, and control sets; pairs of images and captions can be all there is"
+    sets = control_images(control, head, retrieval)
+    if suite or reference or not retrieval:
+        return load_images(suite, reference, shift, classnames, table, **options), sets
+    from dataclasses import replace
+    from wiseft.data.suites import Suite
+    pairs = {s.name: replace(s, role='aside') for s in sets if s.pairs is not None}
+    return Suite(next(iter(pairs)), [], [], shifts=pairs), [s for s in sets if s.pairs is None]
 
 # %% ../../nbs/api/shell/00_app.ipynb #60aa0292
 def load_methods(

@@ -15,7 +15,7 @@ import typer
 from .app import Classifier, Column, Control, ControlHead, Device, Group, Reference, ReferenceDomain, Shift
 from .app import SuiteName, Use, Workers, chosen_device, command, control_images, load_images, load_methods
 from .app import of_table, output_option, say, show_table, split_names, split_numbers
-from .app import standard_output, wrote
+from .app import Retrieval, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #4351dfdf
@@ -37,7 +37,7 @@ def bench_(
     classifier:Classifier, output:BenchFolder,
     suite:SuiteName='icons', reference:Reference=None, shift:Shift=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
-    control:Control=None, control_head:ControlHead=None,
+    control:Control=None, control_head:ControlHead=None, retrieval:Retrieval=None,
     methods:Annotated[Optional[str], typer.Option(
         '--methods', help='Comma-separated names; `wiseft methods` lists them. Default: all that can compete.')]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Epochs of each fine-tuning.')]=10,
@@ -66,7 +66,7 @@ def bench_(
     images = load_images(suite, reference, shift, start.classnames, table)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False) # of every fine-tuning
     plan = plan_bench(images, start, output, methods=names, seeds=range(seeds), lrs=rates,
-                      control=control_images(control, control_head), **recipe)
+                      control=control_images(control, control_head, retrieval), **recipe)
     if groups: resampling_units(plan.suite, groups) # an error if there are none
     # show what it will take, and do it
     seconds = _show_plan(plan, output, place)

@@ -15,8 +15,8 @@ import typer
 
 from .app import (
     AllowIncomplete,Classifier,Classifiers,Column,Control,ControlHead,DataRoot,Device,FastJpeg,Force,Group,Metrics,
-    Precision,Reference,ReferenceDomain,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,
-    command,control_images,in_percent,load_by_name,load_images,load_methods,of_table,say,show_table,split_names,
+    Precision,Reference,ReferenceDomain,Retrieval,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,
+    chosen_device,command,in_percent,load_by_name,load_methods,load_sets,of_table,say,show_table,split_names,
     split_numbers,warn,wrote)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #7d2800d8
@@ -26,7 +26,7 @@ def _evaluate_and_write(
     classifiers, # folders
     members, # function: classifiers by name -> members to evaluate, by name
     *,
-    suite:SuiteName='icons',
+    suite:SuiteName=None,
     reference:Reference=None,
     shift:Shift=None,
     group:Group=None,
@@ -34,6 +34,7 @@ def _evaluate_and_write(
     reference_domain:ReferenceDomain=None,
     control:Control=None,
     control_head:ControlHead=None,
+    retrieval:Retrieval=None,
     root:DataRoot=None,
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
@@ -54,12 +55,12 @@ def _evaluate_and_write(
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
         evaluated = members(loaded) # name -> classifier or ensemble
-        images = load_images(suite, reference, shift, classnames, of_table(group, column, reference_domain),
-                             allow_incomplete=allow_incomplete,
-                             training=split=='validation') # ImageNet's validation images are a part of these
+        images,control = load_sets(suite, reference, shift, classnames, of_table(group, column, reference_domain),
+                                   control, control_head, retrieval, allow_incomplete=allow_incomplete,
+                                   training=split=='validation') # ImageNet's validation images are a part of these
         table,predictions = evaluate(
             evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
-            precision=precision, control=control_images(control, control_head), fast_jpeg=fast_jpeg)
+            precision=precision, control=control, fast_jpeg=fast_jpeg)
         show_table(_rows_in_percent(table))
         _say_forgotten_and_precision(table, predictions)
         for doubt in reasons_to_doubt(table, len(classnames)): warn(doubt)
@@ -68,6 +69,7 @@ def _evaluate_and_write(
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
          'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
          'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv',
+         'wiseft evaluate zeroshot averaged --retrieval annotations/captions_val2017.json',
          'wiseft evaluate averaged --suite photos/test', 'wiseft evaluate averaged --suite photos.tar', together=True)
 @delegates(_evaluate_and_write)
 def evaluate_(classifiers:Classifiers, **kwargs):
@@ -136,15 +138,16 @@ _Averaged = Annotated[Optional[Path], typer.Option('--averaged',
          'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos -o results.csv',
          'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv',
          'wiseft sweep zeroshot finetuned --reference photos --shift sketches --control pets -o results.csv',
+         'wiseft sweep zeroshot finetuned --reference photos --retrieval pairs.csv -o results.csv',
          'wiseft sweep probe finetuned --reference photos --control photos-of-imagenet --control-head pretrained',
          'torchrun --nproc-per-node 8 -m wiseft sweep zeroshot finetuned --suite imagenet -o results.csv',
          together=True)
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
-    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None,
+    suite:SuiteName=None, reference:Reference=None, shift:Shift=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
-    control:Control=None, control_head:ControlHead=None,
+    control:Control=None, control_head:ControlHead=None, retrieval:Retrieval=None,
     root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None, split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str], typer.Option('--alphas',
@@ -181,11 +184,12 @@ def sweep_(
         # the table: a row per method, α, and set
         say(f'sweeping {place}')
         families = dict(by=[m.name for m in methods]) if by else {} # by default averages of weights and of outputs
-        images = load_images(suite, reference, shift, start.classnames, of_table(group, column, reference_domain),
-                             allow_incomplete=allow_incomplete, training=training)
+        images,control = load_sets(
+            suite, reference, shift, start.classnames, of_table(group, column, reference_domain), control, control_head,
+            retrieval, allow_incomplete=allow_incomplete, training=training)
         table,predictions = sweep(
             start, end, images, alphas, split=split, keep_predictions=_CONFIDENCE, precision=precision,
-            metrics=split_names(metrics), control=control_images(control, control_head), fast_jpeg=fast_jpeg,
+            metrics=split_names(metrics), control=control, fast_jpeg=fast_jpeg,
             **families)
         show_table(methods_by_set(table))
         _say_forgotten_and_precision(table, predictions, alpha)

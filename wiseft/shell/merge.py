@@ -13,8 +13,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Column,Control,ControlHead,Device,Force,Group,Half,MetricName,Reference,ReferenceDomain,Use,Workers,chosen_device,
-    command,control_images,in_percent,load_methods,of_table,output_option,say,show_table,wrote)
+    Column,Control,ControlHead,Device,Force,Group,Half,MetricName,Reference,ReferenceDomain,Retrieval,Use,Workers,
+    chosen_device,command,control_images,in_percent,load_methods,of_table,output_option,say,show_table,wrote)
 from .train import Settings,suite_of,with_settings
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7a4ec2a0
@@ -23,7 +23,8 @@ ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
 
 # %% ../../nbs/api/shell/03_merge.ipynb #fe003ab4
 Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100,
-    help='With --alpha auto and --control: most points of accuracy that the average may lose on control sets.')]
+    help='With --alpha auto and --control or --retrieval: most points of accuracy, or of recall@1, that the average '
+         'may lose there.')]
 
 # %% ../../nbs/api/shell/03_merge.ipynb #bd851c70
 MergeBase = Annotated[Path, typer.Argument(
@@ -43,6 +44,7 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Check models, images, a
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos --keep 1 --control pets -o averaged',
+         'wiseft merge zeroshot captioned --alpha auto --retrieval validation-pairs.csv -o averaged',
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged',
@@ -54,6 +56,7 @@ def merge_(
     suite:ValidationSuite=None, reference:Reference=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
     metric:MetricName=None, keep:Keep=None, control:Control=None, control_head:ControlHead=None,
+    retrieval:Retrieval=None,
     precision:Half=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
@@ -71,8 +74,14 @@ def merge_(
         recipe = read_recipe(zeroshot)
     else: recipe = _recipe_from_options(zeroshot, finetuned, alpha, rule, settings, precision)
     recipe.images = _validation_source(suite, reference) or recipe.images
-    if (keep is not None or control) and not (keep is not None and control and auto): raise typer.BadParameter(
-        '--keep and --control go together, and with --alpha auto.')
+    has_rule = keep is not None and (control or retrieval) and auto
+    if (keep is not None or control) and not has_rule: raise typer.BadParameter(
+        '--keep goes with --control or --retrieval, and with --alpha auto.')
+    # images with captions: on them little may be lost, or α is chosen
+    if retrieval and (not auto or keep is None and (recipe.images or len(retrieval) > 1)): raise typer.BadParameter(
+        '--retrieval goes with --alpha auto: with --keep as a control set, or once and without --reference and '
+        '--suite, as the validation pairs that α is chosen on.')
+    pairs = retrieval if keep is None else None
     if metric and not auto: raise typer.BadParameter('--metric goes with --alpha auto.')
     # is all there? A dry run says everything that is missing, at once
     if dry_run:
@@ -89,13 +98,14 @@ def merge_(
         what = '--alpha auto' if auto else recipe.method.title
         if not recipe.of_classifiers: raise ValueError(
             f'{what} needs classifier folders, because it uses images. These are files of weights.')
-        if not recipe.images: raise ValueError(
+        if not recipe.images and not pairs: raise ValueError(
             f'{what} needs validation images of the reference. Give --reference, or --suite.')
     if dry_run: return say(f'nothing is missing: {names} can be merged')
     # merge: folders of classifiers, or .safetensors files of any model
-    control = control_images(control, control_head)
+    control = control_images(control, control_head, None if pairs else retrieval)
     table = of_table(group, column, reference_domain)
-    if recipe.of_classifiers: _merge_classifiers(recipe, output, device, force, auto, metric, keep, control, table)
+    if recipe.of_classifiers:
+        _merge_classifiers(recipe, output, device, force, auto, metric, keep, control, table, pairs)
     else: merge_by_recipe(recipe, output, force=force)
     # what was done, such as 'merged by weight-space, alpha=0.5'; of mergekit's methods in its words
     if from_recipe: say(f'merged {names}')
@@ -142,10 +152,11 @@ def _validation_source(suite, reference): # dict, as in a `Recipe`
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
 # %% ../../nbs/api/shell/03_merge.ipynb #0b443d98
-def _merge_classifiers(recipe, output, device, force, auto, metric, keep, control, table):
+def _merge_classifiers(recipe, output, device, force, auto, metric, keep, control, table, pairs):
     "Merge saved classifiers, with an α chosen on validation images if `auto`, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
+    from wiseft.data.retrieval import retrieval_set
     from wiseft.infer.rules import choose_alpha,keeps
     from wiseft.models.load import load_classifier
     from wiseft.weights.merge import check_not_swapped
@@ -156,7 +167,8 @@ def _merge_classifiers(recipe, output, device, force, auto, metric, keep, contro
         def load(path, base=None): return load_classifier(path, device, base=base)
         # validation images of the reference
         images = None
-        if auto or recipe.method.needs_images:
+        if pairs: images = retrieval_set(pairs[0])
+        elif auto or recipe.method.needs_images:
             source = recipe.images.get('suite') or recipe.images['reference']
             suite = suite_of(source, load(recipe.paths[0]).classnames, table=table)
             images = suite.validation

@@ -11,10 +11,9 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from wiseft.shell.app import (
-    Column,Control,DataRoot,Force,Group,Reference,ReferenceDomain,Results,Shift,check_ending,command,load_images,
-    of_table,output_option,
-    say,warn,wrote)
+from .app import (
+    Column,Control,DataRoot,Force,Group,Reference,ReferenceDomain,Results,Retrieval,Shift,check_ending,command,
+    control_images,load_images,of_table,output_option,say,warn,wrote)
 
 # %% ../../nbs/api/shell/05_report.ipynb #41c656a7
 @command('wiseft plot results.csv -o pictures')
@@ -63,6 +62,7 @@ def report(
     output:Page=None,
     suite:ImageSuite=None, reference:Reference=None, shift:Shift=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None, control:Control=None,
+    retrieval:Retrieval=None,
     root:DataRoot=None,
     clip_benchmark:ClipBenchmark=None,
     force:Force=False,
@@ -104,8 +104,8 @@ def report(
         comparisons = pd.concat(both, ignore_index=True)
     elif not several:
         answers = predictions[names[0]]
-        if answers and source: images = evaluated_images(
-            answers, suite, reference, shift, control, of_table(group, column, reference_domain))
+        if answers and (source or retrieval): images = evaluated_images(
+            answers, suite, reference, shift, control, of_table(group, column, reference_domain), retrieval)
         elif answers: say('no pictures of images whose answers changed: for these give --reference and --shift, or '
                           '--suite, as to sweep')
     # the title, such as 'iconclip on photos, sketches'
@@ -147,21 +147,23 @@ def evaluated_images(
     suite:str|None, reference:Path|None=None, shift:list|None=None,
     control:list|None=None, # as the options say
     table:dict={}, # as `of_table` returns it
+    retrieval:list|None=None, # as the option says
 ) -> dict: # set -> `ImageSet`
     "The evaluated images, of sets that are unchanged"
-    from wiseft.data.control import control_sets
     evaluated = predictions.images # a row per image
     split = evaluated.split.iloc[0]
     options = dict(table=table, allow_incomplete=True, training=split == 'validation')
-    try: loaded = load_images(suite, reference, shift, **options)
+    pairs_alone = retrieval and not (suite or reference)
+    try: loaded = None if pairs_alone else load_images(suite, reference, shift, **options)
     except ValueError: # shifted sets may have classes that the reference lacks; only pictures are taken from here
         classnames = list(evaluated.label[evaluated.role != 'control'].unique())
         loaded = load_images(suite, reference, shift, classnames, **options)
-    sets = loaded.datasets(split) | control_sets(control)
+    sets = loaded.datasets(split) if loaded else {}
+    sets |= {s.name: s for s in control_images(control, retrieval=retrieval)}
     files = {d: set(rows.file) for d, rows in evaluated.groupby('dataset', observed=True)}
     unchanged = {d: images for d, images in sets.items() if set(images.files()) == files.get(d)} # by file names
     for d in files:
-        if d not in sets: say(f'{d}: no pictures; give it by --shift or --control')
+        if d not in sets: say(f'{d}: no pictures; give it by --shift, --control, or --retrieval')
         elif d not in unchanged: say(f'{d}: no pictures; its images are not those that were evaluated')
     return unchanged
 

@@ -15,8 +15,8 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Column,Device,Force,Group,MetricName,ReferenceDomain,Seed,Workers,app,chosen_device,command,of_table,output_option,
-    say,set_workers,show_table,show_verdict,standard_output,tables_hidden,wrote)
+    Column,Device,Force,Group,MetricName,ReferenceDomain,Retrieval,Seed,Workers,app,chosen_device,command,
+    control_images,of_table,output_option,say,set_workers,show_table,show_verdict,standard_output,tables_hidden,wrote)
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
@@ -55,6 +55,7 @@ def run(
         help='A shifted set in class folders (repeat it for several), or corruptions: synthetic ones made from the '
              'test images.')]=None,
     group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
+    retrieval:Retrieval=None,
     metric:MetricName=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
@@ -86,14 +87,16 @@ def run(
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     table = dict(group=group, column=column, reference_domain=reference_domain)
-    steps = _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device)
+    retrieval = [retrieval] if isinstance(retrieval, (str, Path)) else list(retrieval or []) or None
+    steps = _steps(data, output, shift, retrieval, table, metric, clip, probe, epochs, lr, batch_size, seed, device)
     finetuned, changed_sets = output/'finetuned', []
     if force or not finetuned.exists(): # find errors in the images and the metric before training
         images = _load_images(data, shift, table, classnames and read_classnames(classnames))
         if metric: _check_metric(metric, images)
-        changed_sets = [] if force else _sets_that_changed(output, images)
+        pairs = control_images(None, retrieval=retrieval)
+        changed_sets = [] if force else _sets_that_changed(output, images, pairs)
     _write_commands(output, steps, force)
-    if finetuned.exists(): _check_same_images(output, data, shift, table)
+    if finetuned.exists(): _check_same_images(output, data, shift, table, retrieval)
     set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
@@ -107,7 +110,7 @@ def run(
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
 # table: options that say how a table is read; clip: options of `zeroshot`
-def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_size, seed, device):
+def _steps(data, output, shift, retrieval, table, metric, clip, probe, epochs, lr, batch_size, seed, device):
     "The commands of a run, in order: (command, its arguments, the path it writes)"
     from wiseft.data.suites import is_suite
     from wiseft.stats.table import UNBOUNDED
@@ -133,8 +136,9 @@ def _steps(data, output, shift, table, metric, clip, probe, epochs, lr, batch_si
             **common), averaged),
         (evaluate.sweep_, dict(
             zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results, shift=shift, metrics=metrics,
-            **images, **common), results),
-        (report.report, dict(results=[results], output=page, shift=shift, force=True, **images), page),
+            retrieval=retrieval, **images, **common), results),
+        (report.report, dict(
+            results=[results], output=page, shift=shift, retrieval=retrieval, force=True, **images), page),
         (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
@@ -295,19 +299,20 @@ def _check_metric(metric, images):
     if validation is not None and metric.numbers and not metric.per_image: # it needs classes alone
         metric.numbers(validation.labels, Truth(validation.labels, validation.classnames))
 
-def _sets_that_changed(folder, images): # names of sets for which results.csv has other images
+def _sets_that_changed(folder, images, pairs): # names of sets for which results.csv has other images
     from wiseft.stats.table_io import read_results
     if not (folder/'results.csv').exists(): return []
     table = read_results(folder/'results.csv')
     evaluated = dict(zip(table.dataset, table.data_fingerprint))
-    return [name for name, s in images.datasets().items() if s.fingerprint != evaluated.get(name)]
+    sets = images.datasets() | {s.name: s for s in pairs}
+    return [name for name, s in sets.items() if s.fingerprint != evaluated.get(name)]
 
-def _check_same_images(folder, data, shift, table):
+def _check_same_images(folder, data, shift, table, retrieval):
     "ValueError if finished steps used other images than there are now; a finished run may do without them"
     from wiseft.models.save import read_card
     card = read_card(folder/'finetuned')
     recipe, changed = card['recipe'], []
-    try: images = _load_images(data, shift, table, card['classnames'])
+    try: images, pairs = _load_images(data, shift, table, card['classnames']), control_images(None, retrieval=retrieval)
     except FileNotFoundError as e:
         if not (folder/'averaged'/'README.md').exists(): raise # the last step, the card, is to be done
         return say(f'the images were not found, and this run is finished: here is its result ({e})')
@@ -321,7 +326,7 @@ def _check_same_images(folder, data, shift, table):
     if images.train.fingerprint != trained_on: changed.append('the training images')
     if recipe.get('validation_images') not in (None, images.validation.fingerprint):
         changed.append('the validation images')
-    changed += _sets_that_changed(folder, images)
+    changed += _sets_that_changed(folder, images, pairs)
     if changed: raise ValueError(
         f"{', '.join(changed)}: these images are not those that {folder} was begun with. Choose another name for a new "
         f"run, or replace this one with {option('force', True)}.")

@@ -27,10 +27,12 @@ MEANS = MEAN, CONTROL_MEAN # rows that are means and not sets
 
 # %% ../../nbs/api/stats/04_table.ipynb #efc3ef64
 BOUNDED = ['accuracy', 'top-5', 'macro-F1', 'micro-F1', 'balanced accuracy', 'AUROC', 'worst-group accuracy',
-           'ECE (15 bins)'] # metrics that are fractions
+           'ECE (15 bins)', *(f'{way}recall@{k}' for way in ('', 'image to text ', 'text to image ')
+                              for k in (1, 5, 10))] # metrics that are fractions
 
 # %% ../../nbs/api/stats/04_table.ipynb #30b8571c
-UNBOUNDED = ['NLL', 'Brier', 'KL from start'] # metrics that are not fractions
+UNBOUNDED = ['NLL', 'Brier', 'KL from start', 'image to text median rank',
+             'text to image median rank'] # metrics that are not fractions
 _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.NA, low=np.nan, high=np.nan,
                  n_skipped=0, precision='fp32', seed=pd.NA, version=__version__, data_fingerprint='')
 _numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64',

@@ -47,7 +47,7 @@ from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, 
 from .trainable import (choose_weights, parameter_groups, parametrized, plain_weights, lr_factor_per_weight,
                                     parse_train)
 from .resume import Checkpoint
-from .record import run_circumstances, run_recipe, validation_metrics
+from .record import recall_on_pairs, run_circumstances, run_recipe, validation_metrics
 from .shards import can_shard, shard_workers, usual_shards
 from .large_batches import LargeBatchLearner
 
@@ -409,7 +409,9 @@ def fit_cosine(self:ClipLearner,
 
 def _keep_record(learn, recipe):
     "What is saved with the classifier; and small copies of the training images, to find them in test sets"
-    learn.student.recipe, learn.student.metrics = recipe, validation_metrics(learn)
+    recall, sentence = recall_on_pairs(learn)
+    learn.student.recipe, learn.student.metrics = recipe, validation_metrics(learn) | recall
+    say_once(sentence, bool(sentence) and learn.logger is not noop)
     images = images_of(learn.dls.train)
     if images is not None and not rank(): keep_training_thumbnails(recipe['images'], images)
 

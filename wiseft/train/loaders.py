@@ -243,7 +243,7 @@ def clip_dataloaders(
         if captions and part is not validation: # labeled images to watch stay labeled
             pairs = np.bincount(part.labels, minlength=len(part.classnames)) # of each caption
             if shuffle and reports_progress(progress): _say_lengths(clip, part)
-            warn_of_texts(clip, part.classnames, pairs)
+            warn_of_texts(clip, part.classnames, 'train', pairs)
             tokens = clip.tokenizer(part.classnames) # the classes are captions: (n_captions, context length)
         pixels = PixelSource(part, clip, crop_scale=crop_scale if shuffle else None, progress=progress, tokens=tokens,
                              workers=workers)

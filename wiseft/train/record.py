@@ -6,13 +6,18 @@
 __all__ = []
 
 # %% ../../nbs/api/train/05_record.ipynb #5c3a1afb
-import fastai, platform, torch
+import fastai, numpy as np, platform, torch
 from fastai.learner import Learner
 from .. import __version__
 from ..base.lazy import open_clip
 from ..base.distributed import n_processes
 from ..weights.safetensors_io import state_hash
 from ..weights.merge import image_tower_hash
+from ..stats.intervals import mean_of_set
+from ..stats.retrieval import RETRIEVAL, TOP, WAYS
+from ..data.retrieval import of_pairs
+from ..infer.evaluation import columns_per_image
+from ..infer.members import member
 from .trainable import plain_weights
 from .loaders import images_of
 
@@ -72,3 +77,21 @@ def validation_metrics(learn:Learner) -> dict: # name -> number
         where = 'training' if k in terms else 'validation'
         metrics[f"{where} {k.removeprefix('valid_')}"] = round(float(v), 6)
     return metrics
+
+# %% ../../nbs/api/train/05_record.ipynb #afb94a74
+def recall_on_pairs(learn:Learner): # dict: name -> number, and a sentence; {} and '' without validation pairs
+    "Recall and median rank of the trained classifier on the captions that were held out"
+    source = getattr(learn.dls.valid, 'source', None)
+    pairs = of_pairs(source.images) if getattr(source, 'tokens', None) is not None else None
+    if pairs is None: return {}, ''
+    trained = plain_weights(learn.student)
+    members = {'': member(trained, method='fine-tuned', alpha=1.).on(pairs)}
+    columns = columns_per_image(members, pairs, progress=False)['']
+    numbers = {k: columns[k][~np.isnan(columns[k])] for k in RETRIEVAL}
+    estimates = {k: mean_of_set(v, bounded='rank' not in k) for k, v in numbers.items()}
+    def words(way): # such as 'image to text 40.0 % (20.1 to 60.2) at 1, 80.0 % (…) at 5'
+        recall = [(k, *(100*v for v in estimates[f'{way} recall@{k}'])) for k in TOP]
+        return f'{way} ' + ', '.join(f'{v:.1f} % ({low:.1f} to {high:.1f}) at {k}' for k, v, low, high in recall)
+    sentence = (f'Recall among the {len(pairs):,} images and {len(pairs.classnames):,} captions that were held out, '
+                f'with 95 % intervals: {"; ".join(map(words, WAYS))}')
+    return {f'validation {k}': round(float(value), 6) for k, (value, *_) in estimates.items()}, sentence
