@@ -4,7 +4,6 @@ import os
 import sys
 from dataclasses import replace
 
-import open_clip
 import pytest
 import torch
 from conftest import later, python
@@ -76,6 +75,8 @@ def test_provenance_names_the_file_of_the_weights():
 
 def test_longer_texts_are_read_as_by_open_clip(tmp_path):
     "Features are those of `force_context_length`, and a saved CLIP keeps its length."
+    import open_clip
+
     short = pico_clip()
     short.save(tmp_path/"short")
     longer = load_clip(tmp_path/"short", context_length=20)

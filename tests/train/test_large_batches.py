@@ -4,12 +4,12 @@ import pytest
 import torch
 from conftest import later
 
-from wiseft.data.objects import image_set
-from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.testing import pico_classifier, pico_clip
 
 clip_learner, clip_dataloaders = later("wiseft.train.learner", "clip_learner"), later(
     "wiseft.train.loaders", "clip_dataloaders")
+image_set, zeroshot_classifier = later("wiseft.data.objects", "image_set"), later(
+    "wiseft.models.classifier", "zeroshot_classifier")
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 48, 48, 3), dtype=np.uint8), np.arange(16) % 2
 
 
