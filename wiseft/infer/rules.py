@@ -192,7 +192,8 @@ class keeps:
     def __call__(self, accuracies, predictions): # alpha
         "Choose among the α of `accuracies`, by what `predictions` say of the control sets"
         right = defaultdict(dict) # alpha -> set -> (n,) numbers
-        units, spans, few, metrics = {}, {}, {}, {} # of each set: names, a span, why it has no interval; metrics by name
+        units, spans, few = {}, {}, {} # of each set: names, a span, and why it has no interval
+        metrics = {} # by name
         for a in {0., *accuracies.index}: # 0: the initial model
             readable = predictions.frame(role='control', alpha=a).dropna(subset='correct')
             for d, images in readable.groupby('dataset', sort=False, observed=True):
