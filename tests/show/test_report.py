@@ -2,10 +2,16 @@
 import pandas as pd
 import pytest
 from conftest import ROOT
-from tests.promises.test_site import STICKING_OUT, browser, findings  # noqa: F401
+from tests.promises.test_site import browser, findings  # noqa: F401
 
 ICONS = ROOT / "nbs/reproductions/icons"
 SEED = 0
+
+STICKING_OUT = """() => {
+    const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX) || e != document.body && scrolls(e.parentElement);
+    const out = [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e));
+    return out.map(e => e.outerHTML.slice(0, 200)).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []);
+}"""
 
 BROKEN = r"""cells => cells.filter(cell => {
     const text = document.createRange();
