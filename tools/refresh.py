@@ -98,7 +98,7 @@ def of_few_colors(png):
     if len(png) < 40_000:
         return png
     image, out = Image.open(BytesIO(b64decode(png))), BytesIO()
-    image.convert("RGB").quantize(256).save(out, "png", optimize=True, dpi=image.info["dpi"])
+    image.convert("RGB").quantize(256).save(out, "png", optimize=True, dpi=image.info.get("dpi"))
     return b64encode(out.getvalue()).decode()
 
 

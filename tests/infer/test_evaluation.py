@@ -107,5 +107,5 @@ def test_a_printed_table_shows_the_accuracy():
     with pd.option_context("display.width", 80):
         first, row, *_ = str(table).splitlines()
     assert first.split() == ["classifier", "method", "alpha", "dataset", "metric", "value", "low", "high", "n"]
-    assert "0.333333" in row
+    assert "0.3333" in row
     assert str(table[["method", "value"]]) == str(pd.DataFrame(table)[["method", "value"]])

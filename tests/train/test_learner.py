@@ -230,7 +230,7 @@ def test_a_method_that_trains_is_found_by_its_name(folder):
 # ---------- can training learn a few images? ----------
 
 
-def few(n=32, classes=4):
+def some_icons(n=32, classes=4):
     from wiseft.data.objects import image_set
 
     start = pico_classifier([f"class {i}" for i in range(classes)])
@@ -266,7 +266,7 @@ def test_32_images_are_learned(loss, capsys):
 
 
 def test_what_is_wrong_with_a_training_that_learns_nothing():
-    start, pictures, images = few()
+    start, pictures, images = some_icons()
     labels = np.arange(64) % 4
     assert "The loss is constant" in why(start, images(pictures, labels), lr=0.)
     alike = images(np.repeat(pictures[:8], 4, 0), np.arange(32) % 4)
