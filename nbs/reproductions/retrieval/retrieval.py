@@ -65,7 +65,7 @@ def run(method, lr, seed, suite, start):
 
 def kept(points, file, *args, **kwargs):
     "Keep what is evaluated: dataset and metric -> (α, n) numbers, whose mean is the metric."
-    named = {f'{a:g}': m for a, m in points.items()}
+    named = {f'{a:g}': points[a] for a in ALPHAS} # `members` has the ends first
     _, predictions = evaluate(named, *args, keep_predictions=True, progress=False, **kwargs)
     datasets, labels = predictions.images.dataset.to_numpy(str), predictions.images.label.cat.codes.to_numpy()
     out = {}
