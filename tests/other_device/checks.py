@@ -31,6 +31,7 @@ from wiseft.train.learner import finetune
 from wiseft.models.load import load_classifier
 from wiseft.weights.merge import interpolate, merge
 from wiseft.methods.flyp import flyp
+from wiseft.methods.sigmoid import sigmoid
 from wiseft.infer.inference import outputs_for_all
 from wiseft.models.testing import pico_clip
 from wiseft.bench.plan import takes_several
@@ -426,11 +427,13 @@ def test_finetune(name, given):
     check_equal(results, weights(starts["cpu"]))
 
 
-def test_finetune_on_captions(given, tmp_path):
+@pytest.mark.parametrize("how", [dict(loss=flyp), dict(loss=flyp, accumulate=2, batch_size=4), dict(loss=sigmoid)],
+                         ids=["whole", "in parts", "sigmoid"])
+def test_finetune_on_captions(given, tmp_path, how):
     files = [p.relative_to(given.folder).as_posix() for p in sorted(given.folder.glob("photos/train/*/*.jpg"))]
     table = pd.DataFrame(dict(file=files, caption=[f"a {Path(f).parent.name}" for f in files]))
     table.to_csv(tmp_path/"captions.csv", index=False)
-    kwargs = SETTINGS | dict(captions=tmp_path/"captions.csv", loss=flyp)
+    kwargs = SETTINGS | dict(captions=tmp_path/"captions.csv") | how
     classifiers = {place: finetune(given.starts[place], given.folder, **kwargs) for place in PLACES}
     check_equal({place: weights(c) for place, c in classifiers.items()}, weights(given.starts["cpu"]))
 

@@ -72,12 +72,16 @@ def train_more(here, method, out, resume=False, die=False):
 
     torch.set_num_threads(1)
     all_methods()
-    suite, average, by = folder_suite(here / "images", {}), EMA(.8), find_method(method).function
+    suite, average = folder_suite(here / "images", {}), EMA(.8)
+    method, *parts = method.split(" in parts")
+    by = find_method(method).function
     if method == "lora":
         first, how = pico_classifier(suite.classnames, transformer=True), dict(train=by, cbs=[average])
     else:
         clip = load_clip(f"local-dir:{here}/clip")
         first, how = zeroshot_classifier(clip, suite.classnames, ["{}", "a {}"]), dict(loss=by, cbs=[])
+        if parts:
+            how |= dict(accumulate=2)
     how["cbs"] += [Die()] * die
     finetuned = finetune(first, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8, checkpoint_dir=out,
                      checkpoint_steps=4, resume=resume, progress=False, **how)
@@ -209,18 +213,18 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
 @pytest.mark.slow
 def test_killed_and_resumed_with_both_towers_or_a_lora(here):
     "Captions, text towers, teachers and factors are as they were."
-    for name in ("flyp", "carot", "tracer", "lora"):
+    for name in ("flyp", "carot", "tracer", "lora", "flyp in parts", "sigmoid in parts"):
         whole, killed = (here / f"{name}-{how}" for how in ("whole", "killed"))
         ends = [Forked(here / "more.log", train_more, here, name, *args).end()
                 for args in ((whole,), (killed, False, True), (killed, True))]
         assert ends == [0, -signal.SIGKILL, 0], (here / "more.log").read_text()
-    for name in ("flyp", "carot", "tracer"):
+    for name in ("flyp", "carot", "tracer", "flyp in parts", "sigmoid in parts"):
         runs = here / f"{name}-whole", here / f"{name}-killed"
         assert same(*[tensors(f"{run}-classifier/open_clip_model.safetensors")[0] for run in runs])
         whole, killed = [tensors(run / "checkpoint.safetensors")[0] for run in runs]
         assert same(whole, killed)
         kept = {k.removeprefix("kept.0."): v for k, v in whole.items() if k.startswith("kept.0.text.")}
-        assert bool(kept) == (name != "flyp")
+        assert bool(kept) == (name in ("carot", "tracer"))
         assert not any(torch.equal(v, whole[f"model.{k}"]) for k, v in kept.items() if k == "text.text_projection")
     for end in ("classifier", "ema"):
         merged = [tensors(here / f"lora-{how}-{end}/open_clip_model.safetensors")[0] for how in ("whole", "killed")]
