@@ -60,7 +60,7 @@ def train_more(here, method, out, resume=False, die=False):
     from wiseft.methods.index import all_methods
     from wiseft.models.classifier import zeroshot_classifier
     from wiseft.models.clip import load_clip
-    from wiseft.models.testing import pico_classifier
+    from wiseft.models.testing import pico_classifier, pico_clip
     from wiseft.train.learner import finetune
 
     class Die(Callback):
@@ -78,7 +78,7 @@ def train_more(here, method, out, resume=False, die=False):
     if method == "lora":
         first, how = pico_classifier(suite.classnames, transformer=True), dict(train=by, cbs=[average])
     else:
-        clip = load_clip(f"local-dir:{here}/clip")
+        clip = pico_clip(bias=-10.) if method == "sigmoid" else load_clip(f"local-dir:{here}/clip")
         first, how = zeroshot_classifier(clip, suite.classnames, ["{}", "a {}"]), dict(loss=by, cbs=[])
         if parts:
             how |= dict(accumulate=2)
