@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import later
+from conftest import later, slow_except
 from PIL import Image
 from tests.shell.test_cli import wiseft
 
@@ -33,7 +33,7 @@ def pictures(folder, n, seed=0):
     return sorted(folder.glob("*.png"))
 
 
-@pytest.fixture(scope="module", params=["timm", "torchvision"])
+@pytest.fixture(scope="module", params=slow_except(["timm", "torchvision"], ["timm"]))
 def work(request, tmp_path_factory):
     "A model with its own head, a linear probe, a fine-tuning, and pictures with the classes that the model sees."
     work = tmp_path_factory.mktemp("work")

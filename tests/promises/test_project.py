@@ -263,6 +263,7 @@ def test_tests_of_a_module_are_named_after_it():
     assert tested and not [m for m in modules if not m.exists()]
 
 
+@pytest.mark.slow
 def test_collecting_the_tests_imports_nothing_heavy():
     done = python("-c", COLLECTED, *HEAVY, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "heavy:", "a test module takes such functions by conftest's `later`"

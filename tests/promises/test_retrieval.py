@@ -319,6 +319,7 @@ def test_alpha_is_chosen_on_pairs_or_where_they_lose_little(room):
     assert "At α = 0 nothing is lost on control sets" in said or "recall@1 at α" in said
 
 
+@pytest.mark.slow
 def test_run_takes_pairs_along(room):
     for c, k in (("airplane", 0), ("anchor", 1)):
         (room / "photos" / c).mkdir(parents=True)

@@ -325,6 +325,7 @@ def test_run_by_a_loss(tmp_path, monkeypatch):
     assert "by NLL on" in read_card(Path("out/averaged"))["recipe"]["merge"]["chosen"]
 
 
+@pytest.mark.slow
 def test_a_newcomers_trial(folder, tmp_path, monkeypatch):
     "From the file to a decision in one command; the same in Python"
     monkeypatch.chdir(tmp_path)

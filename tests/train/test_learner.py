@@ -239,14 +239,14 @@ def some_icons(n=32, classes=4):
 
 
 def why(start, images, lr=1e-3, **kwargs):
-    "What a check says that has few seconds."
+    "What a check says that has a second."
     from wiseft.train.learner import clip_learner, learn_few
     from wiseft.train.loaders import clip_dataloaders, few_dataloaders
 
     dls = few_dataloaders(clip_dataloaders(images, start, 32, images, progress=False), start.clip, 32)
     assert len(dls.train.source.images) <= 32 and dls.train.source.crop_scale is None
     with pytest.raises(ValueError) as e:
-        learn_few(lambda: clip_learner(start, dls, progress=False, **kwargs), lr, seconds=3)
+        learn_few(lambda: clip_learner(start, dls, progress=False, **kwargs), lr, seconds=1)
     return str(e.value)
 
 
