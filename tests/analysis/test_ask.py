@@ -180,6 +180,7 @@ def test_asked_again_it_goes_on(work, tmp_path):
     assert json.loads((target / "questions.json").read_text())["extended"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.45])
 def test_a_plan_extended_again_and_again_tells_few_false_differences(share):
     "Of two equally good classifiers, with plans of 50, 60, … 100 labels, looked at whenever one is complete."

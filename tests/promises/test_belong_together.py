@@ -140,6 +140,7 @@ def test_no_accuracy_by_memory(work):
     assert table.value["reference"] < .8 and table.value["new"] < .8
 
 
+@pytest.mark.slow
 def test_two_processes_have_one_split(work):
     "Whatever the hash seed: names of groups are texts"
     code = ("from wiseft.data.suites import folder_suite; s = folder_suite('frames/t.csv', [], group='clip_id')\n"
@@ -150,6 +151,7 @@ def test_two_processes_have_one_split(work):
     assert out == {" ".join(s.fingerprint for s in suite.sets().values()) + "\n"}
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_split(work):
     "It goes on, and ends with the same weights"
     shutil.copytree("out", "again")

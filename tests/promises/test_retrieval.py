@@ -307,6 +307,7 @@ def test_beside_a_suite_they_are_control_sets(room):
     assert set(table.dataset[table.role == "control"]) == {"pairs", "more", "mean over control sets"}
 
 
+@pytest.mark.slow
 def test_alpha_is_chosen_on_pairs_or_where_they_lose_little(room):
     said = wiseft("merge zeroshot finetuned --alpha auto --retrieval pairs.csv -o on-pairs", room)
     assert "On 60 validation images, recall@1: zero-shot" in said

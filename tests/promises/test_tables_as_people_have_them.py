@@ -313,6 +313,7 @@ def test_a_metric_and_test_images_alone(tmp_path):
     assert "no training images" in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_run_by_a_loss(tmp_path, monkeypatch):
     "In percent is accuracy"
     monkeypatch.chdir(tmp_path)

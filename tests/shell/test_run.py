@@ -105,6 +105,7 @@ def test_it_ends_with_the_verdict_of_the_report_and_the_next_command():
     assert len(pd.read_csv("predictions.csv")) == len([*Path("others").rglob("*.jpg")])
 
 
+@pytest.mark.slow
 def test_another_metric_chooses_decides_and_leads_the_table():
     again = run("photos", "balanced", shift="others", model="local-dir:tiny", epochs=2, metric="balanced accuracy")
     chosen = read_card(Path("balanced/averaged"))["recipe"]["merge"]["chosen"]
@@ -266,6 +267,7 @@ def made(folder):
 def made_again(log): return re.findall(r"(\S+) is made again", log)
 
 
+@pytest.mark.slow
 def test_all_that_came_of_a_deleted_fine_tuning_is_made_again(own):
     "The average, table, and report of a training on other images are of the new one; each says why"
     folder, words = own

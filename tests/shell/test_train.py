@@ -32,6 +32,7 @@ def work(tmp_path, monkeypatch):
 TUNE = ["finetune", "zeroshot", "photos", "--lr", "1e-3", "--batch-size", "4", "--epochs", "60", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_no_step_of_a_training(work):
     "Without an option: a checkpoint beside the output, from which --resume goes on, bit for bit; at the end it is gone"
     file = Path("out-checkpoints/checkpoint.safetensors")

@@ -287,6 +287,7 @@ def test_a_rate_that_learns_is_named(other, words):
     assert words in _why_not(learn, checks, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_check_of_the_shell_writes_nothing(folder):
     from wiseft.shell.cli import app
 
