@@ -38,6 +38,7 @@ def test_numbers_are_those_of_scikit_learn():
     np.testing.assert_allclose(curve.to_numpy(), np.column_stack([x, y]), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 5])  # of a group
 def test_intervals_cover(size):
     rng, covered = np.random.default_rng(1), []

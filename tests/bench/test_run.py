@@ -365,6 +365,7 @@ def test_a_rule_that_is_not_known_is_refused(tmp_path):
         bench(suite, first, tmp_path / "a", ["LiNeS"], **how)
 
 
+@pytest.mark.slow
 def test_a_bench_goes_on_with_the_shards_that_it_began_with(tmp_path, monkeypatch):
     "Older plans have none, whatever the default is."
     suite, first = small()

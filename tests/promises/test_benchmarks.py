@@ -49,6 +49,7 @@ def test_measures_of_accelerators_run(monkeypatch, capsys):
     assert (ROOT / "benchmarks/RESULTS.md").read_bytes() == before  # what a tiny run measures is no result
 
 
+@pytest.mark.slow
 def test_a_report_of_21000_classes_is_small_and_opens_at_once(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     row = import_module("scale").measured("reporting", images=2000, members=3, classes=21_000)
