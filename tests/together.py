@@ -9,6 +9,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.optimizer import OptimWrapper
 from PIL import Image
+from wiseft.data.retrieval import retrieval_set
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import sweep
 from wiseft.train.learner import clip_learner, finetune
@@ -131,6 +132,11 @@ def main(folder, result):
     table, kept = sweep(start, end, suite, [0, .3, 1], batch_size=10, keep_predictions=["ECE (15 bins)"],
                         progress=False)
     results["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
+    few = suite.shifts["shift"]
+    captions = [f"{a} {i}" for i in range(len(few)) for a in "ab"]
+    pairs = retrieval_set(([p for p in few.paths for _ in range(2)], captions))
+    table, kept = sweep(start, end, pairs, [0, .3, 1], batch_size=3, keep_predictions=True, progress=False)
+    results["retrieval"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
     try:
         until_stopped(start, suite, Path(folder, f"stopped-{n_processes()}"), cbs=Stop())
     except KeyboardInterrupt:

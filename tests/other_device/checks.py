@@ -20,6 +20,7 @@ from wiseft.bench.run import bench
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.cost import training_memory
 from wiseft.shell.cli import app
+from wiseft.data.retrieval import retrieval_set
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import members, sweep
 from wiseft.infer.rules import choose_alpha
@@ -536,6 +537,16 @@ def test_evaluate(given):
     def both(place): return dict(start=given.starts[place], finetuned=given.finetuned[place][0])
     table = tables(lambda place: evaluate(both(place), given.suite, metrics=ordinary, precision="fp32", progress=False))
     assert set(table.metric) == set(ordinary)
+
+
+def test_retrieval(given):
+    files = sorted(given.folder.glob("photos/test/*/*.jpg"))
+    captions = [f"{how} {p.parent.name} {p.stem}" for how in ("a", "the") for p in files]
+    pairs = retrieval_set((files*2, captions))
+    def both(place): return given.starts[place], given.finetuned[place][0]
+    how = dict(alphas=[0, .5, 1], name="tiny", precision="fp32", progress=False)
+    table = tables(lambda place: sweep(*both(place), pairs, **how))
+    assert {"image to text recall@1", "text to image median rank"} <= set(table.metric)
 
 
 @counting

@@ -100,7 +100,8 @@ def test_losses_and_accuracies_are_those_of_one_process(results, n):
 
 @two_and_three
 def test_features_and_tables_are_equal_row_for_row(results, n):
-    for k in ("features/rows", "features/labels", "features/n", "sweep/table", "sweep/kept"):
+    for k in ("features/rows", "features/labels", "features/n", "sweep/table", "sweep/kept", "retrieval/table",
+              "retrieval/kept"):
         assert np.array_equal(results(n)[k], results(1)[k]), k
     assert len(results(n)["features/rows"]) == 130 and results(n)["features/n"] == 1
 
