@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..base.text import BadFile, counted, first_few, python_or_shell, why_failed
 from ..base.files import read_text
+from ..stats.tasks import captions
 from .decoding import as_picture
 from .shards import downloaded_path, sample_and_ending, shard_files, shard_members, tar_members
 from .images import ImageSet, PictureColumn
@@ -30,6 +31,8 @@ class RetrievalSet(ImageSet):
         _check_pairs(self)
         self.labels = self.pairs[np.unique(self.pairs[:,0], return_index=True)[1], 1]
         super().__post_init__()
+    @property
+    def task(self): return captions
     def __repr__(self): return (f'RetrievalSet {self.name!r}: {len(self):,} images, {len(self.classnames):,} captions, '
                                 f'{len(self.pairs):,} pairs')
     def captions_of(self, i:int) -> list: # of text
