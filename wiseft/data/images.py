@@ -18,7 +18,6 @@ from PIL import Image
 from threading import Lock
 from torch.utils.data import Dataset
 from ..base.lazy import sparse
-from ..base.progress import say_once
 from ..base.text import printable
 from ..stats.table import ROLES
 from ..stats.tasks import SingleLabel, task_of
@@ -100,15 +99,18 @@ def check_labels(
     name:str # of the set
 ) -> np.ndarray: # (n,) integers or texts; of several labels per image a sparse (n, n_classes) array
     "Labels as an array; ValueError unless each is a whole number or a name, or each image has zeros and ones"
-    if hasattr(labels, 'tocsr'): labels = labels.toarray()
-    labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
+    if hasattr(labels, 'tocsr'): return sparse.csr_array(labels).astype(bool)
+    try: labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
+    except ValueError: raise ValueError(
+        f'{name}: labels of different lengths. For several labels per image give a row of zeros and ones, as long as '
+        'there are classes, or a list of names.') from None
     if labels.dtype.kind == 'O' and all(isinstance(y, str) for y in labels): labels = labels.astype(str)
     if labels.ndim == 1 and (labels.dtype.kind in 'iubU' or not len(labels)): return labels
     if labels.ndim == 2 and labels.dtype.kind in 'iubf' and np.isin(labels, (0, 1)).all():
-        if len(labels) and (labels.sum(1) == 1).all(): say_once(
-            f'{name}: each image has one 1 among {labels.shape[1]} zeros and ones, which are taken for several labels '
-            'per image. If classes exclude each other, give labels.argmax(1).')
-        return sparse.csr_array(labels.astype(bool))
+        if not (labels.sum(1) == 1).all(): return sparse.csr_array(labels.astype(bool))
+        raise ValueError(
+            f'{name}: labels of type {labels.dtype} and shape {labels.shape}, with one 1 for each image. If an image '
+            'has one class, give labels.argmax(1); if it may have several, scipy.sparse.csr_array(labels).')
     first = next((y for y in labels.ravel() if not isinstance(y, (str, int))), labels.ravel()[0])
     raise ValueError(
         f'{name}: labels of type {labels.dtype} and shape {labels.shape}, such as {first!r:.60}; expected one class '

@@ -322,7 +322,7 @@ def _sets_of_domains(table, images, domains, splits): # dict split -> `ImageSet`
         sets[d] = parts
     reference = sets.pop('')
     if not reference: raise ValueError(f'{table} has no rows of the reference.')
-    def classes(parts): return {s.classnames[i] for s in parts.values() for i in np.unique(s.labels)}
+    def classes(parts): return {c for s in parts.values() for c in {*s.classnames} - {*s.missing}}
     of_reference = classes(reference)
     for d, parts in sets.items(): _check_classes_of_domain(table, d, classes(parts), of_reference)
     # a domain without test images is no shifted set
