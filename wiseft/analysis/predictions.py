@@ -69,7 +69,7 @@ def read_predictions(
         kinds = dict(dataset=images.dataset.unique(), label=classes, role=ROLES)
         for k, values in kinds.items(): images[k] = pd.Categorical(images[k], values)
         for k in {'group', 'subgroup'} & {*images}: images[k] = images[k].where(images[k] != '', pd.NA)
-        for k in {'n_missing', 'n_captions'} & {*images}: images[k] = images[k].astype(int)
+        for k in {'n_missing', 'n_captions', 'n_labels'} & {*images}: images[k] = images[k].astype(int)
         # the classifiers: identity, class codes, numbers
         members = []
         unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA) # what a heading leaves out

@@ -201,7 +201,8 @@ def fingerprint(self:ImageSet) -> str:
     "12 hex digits over class names, file names, labels and the content of the files (or the pixels)"
     content = self.hashes() if self.pixels is None else _pixel_hash(self.pixels)
     h = hashlib.sha256(f'[{json.dumps(self.classnames)}'.encode())
-    for column in list(self.files()), self.task.listed(self.labels), content: h.update(f', {json.dumps(column)}'.encode())
+    columns = list(self.files()), self.task.listed(self.labels), content
+    for column in columns: h.update(f', {json.dumps(column)}'.encode())
     h.update(b']')
     return h.hexdigest()[:12]
 

@@ -373,8 +373,8 @@ def table_set(
     if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
         f'{os.path.abspath(path.parent)}.')
-    if is_several(t.label, classnames): labels, names = labels_of_cells(path, t, classnames or t.attrs.get('classnames'))
-    else: labels, names = _single_labels(path, t, classnames)
+    read = labels_of_cells if is_several(t.label, classnames) else _single_labels
+    labels, names = read(path, t, classnames or t.attrs.get('classnames'))
     units = unit_names(t.original, t.file) if 'original' in t else None
     if 'split' in t: warn_of_splits(path, t.split)
     return ImageSet(name or source_name(path), files, labels, names, groups=t.get('group'), units=units,
@@ -419,7 +419,8 @@ def labels_of_cells(
     if empty: raise _error_of(source)(
         f'{source} has no label for {first_few(empty)}. Write one, or {NO_CLASS} for an image of no class.')
     if not any(lists): raise _error_of(source)(f'{source}: no image has a label. Give some that have.')
-    if not table.attrs: say_once(f'{source}: images have several labels, separated by ;', any(map(is_text, table.label)))
+    in_cells = any(map(is_text, table.label)) and not table.attrs # not in columns, or in lists
+    if in_cells: say_once(f'{source}: images have several labels, separated by ;')
     return several_labels(source, lists, classnames)
 
 # %% ../../nbs/api/data/10_labels.ipynb #29cf96c0
@@ -494,7 +495,8 @@ def with_label_cells(
     for c in others:
         texts = table[c].map(lambda v: '' if pd.isna(v) else str(v).strip())
         distinct = {*texts}
-        if not distinct <= {*_ZERO_ONE, '', '-1', '-1.0', 'True', 'False'} or not distinct & {'0', '1', '0.0', '1.0'}: continue
+        is_class = distinct & {*_ZERO_ONE} and distinct <= {*_ZERO_ONE, '', '-1', '-1.0', '-0.0', 'nan'}
+        if not is_class: continue
         if strange := distinct - {*_ZERO_ONE}: raise _error_of(source)(
             f'{source}: the column {c!r} has zeros and ones, as a class has, and {first_few(sorted(strange))}. Write 0 '
             'or 1 for each image, or remove the column.')

@@ -46,9 +46,10 @@ def _set_of_pictures(pictures, labels, own, classnames, name): # `ImageSet`
 
 def _numbered_labels(labels, own, classnames, name): # (n,) numbers, or several labels, (n, n_classes); class names
     "Labels as numbers of the class names. `own`: names that the source has for its numbers, or None"
-    as_they_are = labels.tolist() if isinstance(labels, (pd.Series, np.ndarray)) and labels.dtype.kind not in 'iubf' else labels
-    if isinstance(as_they_are, (list, tuple)) and is_several(as_they_are, classnames): return labels_of_cells(
-        name, pd.DataFrame(dict(file=[f'image {i}' for i in range(len(labels))], label=as_they_are)), classnames)
+    kind = getattr(getattr(labels, 'dtype', None), 'kind', '') # of an array or a Series
+    cells = labels.tolist() if kind in ('O', 'U') else labels
+    if isinstance(cells, (list, tuple)) and is_several(cells, classnames): return labels_of_cells(
+        name, pd.DataFrame(dict(file=[f'image {i}' for i in range(len(cells))], label=cells)), classnames)
     labels = check_labels(labels, name)
     if labels.dtype.kind == 'U': own, labels = np.unique(labels, return_inverse=True) # names themselves
     if own is None and classnames is None: raise ValueError(
@@ -272,8 +273,8 @@ def _set_of_coco(path, classnames, name): # `ImageSet`
     "The images of COCO's instances, each with the categories that it shows; some may show none"
     files, notes, content = read_coco(path, 'instances', 'category_id', int)
     categories = content.get('categories')
-    if not isinstance(categories, list) or not all(isinstance(c, dict) and type(c.get('id')) is int
-                                                   and isinstance(c.get('name'), str) for c in categories): raise BadFile(
+    def is_category(c): return isinstance(c, dict) and type(c.get('id')) is int and isinstance(c.get('name'), str)
+    if not isinstance(categories, list) or not all(map(is_category, categories)): raise BadFile(
         f'{path} has no categories with id and name, which name the classes.')
     own = {c['id']: c['name'] for c in sorted(categories, key=itemgetter('id'))}
     if len({*own.values()}) < len(categories): raise BadFile(f'{path}: two categories have one id, or one name.')
@@ -287,7 +288,8 @@ def _set_of_coco(path, classnames, name): # `ImageSet`
     if absent := [f for f in files.values() if not os.path.exists(folder/f)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(absent)}. They are looked for in '
         f'{os.path.abspath(folder)}.')
-    if n := sum(not labels for labels in place.values()): say_once(f'{path}: {n:,} of {len(files):,} images are of no class')
+    if n := sum(not labels for labels in place.values()): say_once(
+        f'{path}: {n:,} of {len(files):,} images are of no class')
     labels, names = several_labels(path, [*place.values()], None, [*own.values()])
     labels, names = match_labels(path, labels, names, classnames)
     return ImageSet(name or path.stem, [folder/f for f in files.values()], labels, names, root=folder)

@@ -106,17 +106,20 @@ def choose_alpha(
     for c in (zeroshot, finetuned): check_classifier(c, 'choose_alpha(zeroshot, finetuned, images)')
     if metric == 'suite': metric = getattr(validation, 'metrics', ['accuracy'])[0]
     metric, images = one_metric(metric), _validation_images(validation, finetuned)
-    if images.pairs is not None and metric.name == 'accuracy': metric = METRICS['recall@1']
-    if metric.retrieval != (images.pairs is not None): raise ValueError(
-        f'{images.name} has {"labels and no captions" if metric.retrieval else "captions and no labels"}, so it has no '
-        f'{metric.name}. Give {"a RetrievalSet of validation pairs" if metric.retrieval else "metric=recall@1"}.')
+    if metric.name == 'accuracy': metric = METRICS[images.task.metrics[0]] # the default
+    if metric.of(images.task) is None: raise ValueError(
+        f'{images.name} has {images.task.words}, so it has no {metric.name}. Give metric={images.task.metrics[0]}, or '
+        f'validation images with {metric.task.words}.')
+    metric = metric.of(images.task)
     oracle_images = _test_images_in_words(images)
     if oracle_images: warn_user(
         f'α is chosen on {oracle_images}. Such a choice is an oracle: it shows what is possible, and the accuracy on '
         'these images is biased upward. Give validation images of the reference: the suite or folder that was '
         'fine-tuned on.')
     allowed = [0., *(DEFAULT_ALPHAS if alphas is None else map(float, alphas)), 1.]
-    metrics = list(dict.fromkeys([metric.name, getattr(rule, 'metric', metric).name])) # of validation, of control sets
+    metrics = [metric.name] # of validation images; and of control sets, which have labels or captions
+    if any(rule.metric.of(s.task) for s in getattr(rule, 'control', {}).values()): metrics.append(rule.metric.name)
+    metrics = list(dict.fromkeys(metrics))
     # a row for each α; `predictions` are those on control sets, too, which a rule such as `keeps` reads
     table, predictions = sweep(
         zeroshot, finetuned, images, [*allowed, .5], 'validation', keep_predictions=True, by=[method], images=images,

@@ -14,7 +14,7 @@ from .class_metrics import _auroc_of_class
 def average_precision(
     scores:np.ndarray, # (n,), of one class
     positive:np.ndarray, # (n,) bool, of which some are true
-) -> tuple: # (value, (n,) influence)
+) -> tuple: # (value, (n,) influence, estimated bias)
     "Area under precision against recall, as a sum of steps; images with equal scores enter together"
     n, p = len(positive), int(positive.sum())
     order = np.argsort(-scores, kind='stable')
@@ -31,29 +31,26 @@ def average_precision(
     left_out = np.where(y > 0, without_positive if p > 1 else value, without_negative)
     influence = np.empty(n)
     influence[order] = (n-1)*(left_out.mean() - left_out)
-    return value, influence
+    return value, influence, (n-1)*(left_out.mean() - value)
 
 # %% ../../nbs/api/stats/09_multilabel.ipynb #7347e5f1
 def of_classes(
-    metric:Callable, # of one class: (scores (n,), positive (n,) bool) -> (value, influence)
+    metric:Callable, # of one class: (scores (n,), positive (n,) bool) -> (value, influence, …)
     scores:np.ndarray, # (n, n_classes)
     labels:np.ndarray, # (n, n_classes) bool
-) -> tuple: # (value, (n,) influence)
+) -> tuple: # as `metric` returns
     "Mean of a metric over the classes with positives and negatives"
     some = np.flatnonzero(labels.any(0) & ~labels.all(0))
     if not len(some): raise ValueError(
         'No class is on some of the images and not on others, so there is nothing to rank. Look at the labels.')
-    total, influence = 0., np.zeros(len(labels))
-    for c in some:
-        value, of_images = metric(scores[:, c], labels[:, c])
-        total += value
-        influence += of_images
-    return total/len(some), influence/len(some)
+    totals = [0., 0., 0.]
+    for c in some: totals = [t + v for t, v in zip(totals, metric(scores[:, c], labels[:, c]))]
+    return tuple(t/len(some) for t in totals)
 
 def mean_average_precision(
     scores:np.ndarray, # (n, n_classes)
     labels:np.ndarray, # (n, n_classes) bool
-) -> tuple: # (value, (n,) influence)
+) -> tuple: # (value, (n,) influence, estimated bias)
     "mAP: mean of the average precision over classes"
     return of_classes(average_precision, scores, labels)
 
@@ -79,8 +76,8 @@ def f1_of_labels(
     "F1, 2·right/(there + called)"
     if not labels.any(): raise ValueError('No image has a label, so there is no F1. Look at the labels.')
     there = labels.any(0)
-    top, bottom = (2.*(called & labels)[:, there], (called.astype(float) + labels)[:, there])
-    if micro: top, bottom = 2.*(called & labels).sum(1, keepdims=True), called.sum(1, keepdims=True) + labels.sum(1, keepdims=True)*1.
+    top, bottom = 2.*(called & labels)[:, there], (called.astype(float) + labels)[:, there]
+    if micro: top, bottom = top.sum(1, keepdims=True), (called.astype(float) + labels).sum(1, keepdims=True)
     n, t, b = len(labels), top.sum(0), bottom.sum(0)
     left_out = ((t - top)/np.maximum(b - bottom, 1)).mean(1)
     return float((t/b).mean()), (n-1)*(left_out.mean() - left_out)
