@@ -253,7 +253,7 @@ def source_name(
     "Default name of a set"
     path = Path(os.path.abspath(path)) # `.` has no name
     if is_tar(path): return path.name[:path.name.lower().rindex('.t')]
-    return path.stem if path.suffix.lower() in ('.csv', '.tsv', '.parquet') else path.name
+    return path.stem if path.suffix.lower() in ('.csv', '.tsv', '.parquet', '.json') else path.name
 
 # %% ../../nbs/api/data/10_labels.ipynb #2eba9c74
 def is_member(
@@ -538,9 +538,10 @@ def holds_images(
     source:str|Path, # of anything
     file:str|None=None # column of files that the user names
 ) -> bool:
-    "Whether a path is a folder, a tar, or a table of files"
+    "Whether a path is a folder, a tar, a table of files, or a JSON file of COCO"
     path = local_copy(source)
     if path.is_dir() or shard_files(path): return True
+    if path.suffix.lower() == '.json': return path.is_file() # of COCO
     if file or not is_table(path) or path.suffix.lower() == '.parquet': return is_table(path)
     _, fields, names_files = first_line(path)
     return names_files or _is_image(fields[0])

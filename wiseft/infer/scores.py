@@ -471,7 +471,7 @@ def _metric_rows(sets, metric): # list of dicts
     # (value, low, high); None for a control set without groups, which has no worst one
     estimates = {d: value_and_interval(rows, metric) for d, rows in readable.items() if applies(rows, metric)}
     names = [d for d in sets if estimates.get(d) is not None]
-    notes = _notes({d: readable[d] for d in names}, metric)
+    notes = _notes({d: readable[d] for d in names}, metric, {d: _of_no_class(sets[d]) for d in names})
     prints = {d: sets[d].data_fingerprint.iloc[0] for d in names}
     out = [_table_row(d, metric, [sets[d]], estimates[d], prints[d], notes[d]) for d in names]
     for mean_name, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
@@ -490,14 +490,17 @@ def _mean_and_interval(sets, estimates, metric): # (mean, low, high)
     if not metric.of_set: return mean_with_interval(sets, metric)
     return estimates[0] if len(sets) == 1 else (np.mean([value for value, *_ in estimates]), np.nan, np.nan)
 
-def _notes(sets, metric): # dict: set -> why it has no interval, and how many classes of the task it lacks
+def _of_no_class(rows): # words
+    none = int((rows.n_labels == 0).sum()) if task_of_rows(rows) is multi_label else 0
+    return f'{counted(none, "image")} of no class' if none else ''
+
+# dict: set -> why it has no interval, how many classes of the task it lacks, and how many images have none
+def _notes(sets, metric, of_no_class):
     of_task = {label for rows in sets.values() if rows.role.iloc[0] != 'control' for label in labels_in(rows).unique()}
     notes = {}
     for d, rows in sets.items():
         n_without = len(of_task) - labels_in(rows).nunique() if rows.role.iloc[0] != 'control' else 0
         counts = n_without and (metric.of(task_of_rows(rows)) or metric).by_class == 'all'
         without = f'{n_without} of {len(of_task)} classes have no images' if counts else ''
-        none = int((rows.n_labels == 0).sum()) if task_of_rows(rows) is multi_label else 0
-        of_no_class = f'{counted(none, "image")} of no class' if none else ''
-        notes[d] = '; '.join(filter(None, [why_no_interval(rows, metric) or few_groups(rows), without, of_no_class]))
+        notes[d] = '; '.join(filter(None, [why_no_interval(rows, metric) or few_groups(rows), without, of_no_class[d]]))
     return notes

@@ -20,7 +20,7 @@ from ..base.files import atomic_path, sha256_file
 from ..base.devices import eval_mode
 from ..weights.safetensors_io import state_hash, unwrapped_state
 from ..weights.checkpoints import write_state_dict
-from ..stats.tasks import SingleLabel, task_named
+from ..stats.tasks import SingleLabel, single_label, task_named
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
 from .compatible import check_pair
@@ -143,7 +143,7 @@ def zeroshot_classifier(
     task:str|SingleLabel|None=None # 'multi-label' where an image may have several labels; default that of the images
 ): # `ImageClassifier` with alpha 0
     "Image tower and zero-shot head; the image tower is the CLIP's own, not a copy"
-    if task is None: task = getattr(classnames, 'task', 'single-label')
+    if task is None: task = getattr(classnames, 'task', single_label).of_classifier
     task, clip, classnames = task_named(task), as_clip(clip), getattr(classnames, 'classnames', classnames)
     templates = find_templates(usual_templates(clip) if templates is None else templates)
     head = zeroshot_head(clip, classnames, templates)

@@ -19,6 +19,8 @@ class SingleLabel:
     name, words = 'single-label', 'one label per image'
     metrics = 'accuracy', # of a suite that names none
     one_class = True      # has each image one class?
+    @property
+    def of_classifier(self): return self # the task of a classifier of these classes
     def __repr__(self): return self.name
     def __reduce__(self): return self.name.replace('-', '_') # a copy is the same object
     # labels of a set: (n,) class numbers
@@ -105,6 +107,8 @@ class Captions(SingleLabel):
     name, words = 'captions', 'captions'
     metrics = tuple(RETRIEVAL)
     one_class = False # two images may share a caption, and one has several
+    @property
+    def of_classifier(self): return single_label
 
 NO_CLASS = '-' # in a table, the label of an image of no class
 

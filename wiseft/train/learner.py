@@ -124,10 +124,11 @@ def linear_probe(
     epochs:int|None=None, # default 10, or as many as make 500 steps if that is more
     lr=1e-3,    # highest learning rate
     transform=None, # of your own module: PIL image -> (3, height, width), or a dict of settings
-    task:str='single-label', # 'multi-label' where an image may have several labels
+    task:str|None=None, # 'multi-label' where an image may have several labels; default that of an `ImageSet` or `Suite`
     **kwargs    # of `finetune`: batch_size, seed, progress, …
 ): # `ImageClassifier` with alpha 0
     "Train a head on the features of an image tower"
+    if task is None: task = getattr(images, 'task', 'single-label')
     blank = blank_classifier(as_clip(vision, transform), classnames, task)
     probe = finetune(blank, images, validation, epochs, lr, train='head', **kwargs)
     probe.alpha, probe.recipe = 0., probe.recipe | dict(tuning='linear probe')
@@ -253,6 +254,7 @@ def hit_at_1(task, logits, y):
     "Share of the images with labels whose highest logit is one of them"
     y = y.as_subclass(torch.Tensor)
     return task.right(logits.argmax(1), y).sum()/task.judged(y).sum().clamp(min=1)
+hit_at_1.__name__ = 'hit@1' # fastai's name for the metric
 
 def _no_labels(logits, y):
     "Zero for captions, whose loss the callback `Loss` computes; cross-entropy for labeled images that are watched"
