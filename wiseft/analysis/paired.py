@@ -29,16 +29,14 @@ def _value_per_image(predictions, which, metric):
     several = [c for c in [*WHO, 'split'] if c != 'seed' and rows[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')
-    parts = [own for _, own in rows.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
-    answered = pd.concat([answered_rows(own, metric) for own in parts]).reset_index(drop=True)
+    def parts(rows): # of each set and seed
+        return [own for _, own in rows.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
+    answered = pd.concat([answered_rows(own, metric) for own in parts(rows)]).sort_index(kind='stable').reset_index(drop=True)
     if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
-    parts = [own for _, own in answered.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
-    values = [pd.Series(numbers_per_image(own, metric), own.index) for own in parts if applies(own, metric)]
+    values = [own.assign(value=numbers_per_image(own, metric), bias=bias_of(own, metric)) for own in parts(answered)
+              if applies(own, metric)]
     if not values: raise ValueError(f'Control sets have no {metric.name}, because they have other classes.')
-    answered['value'] = pd.concat(values)
-    answered = answered.dropna(subset='value')
-    answered['bias'] = 0.
-    for own in parts: answered.loc[own.index, 'bias'] = bias_of(own, metric)
+    answered = pd.concat(values).sort_index(kind='stable').dropna(subset='value')
     kinds = answered.columns.intersection(['n_labels', 'n_captions']) # they tell the task
     first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint', 'bias', *kinds)}
     by_image = answered.groupby(['dataset', 'file'], sort=False, observed=True)

@@ -31,7 +31,8 @@ def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     "The images of (images, labels)"
     n = len(images)
     if isinstance(images, pd.Series): images = list(images) # else its index, not the position, would count
-    if len(labels) != n: raise ValueError(f'{n} images and {len(labels)} labels: expected one label each.')
+    n_labels = labels.shape[0] if hasattr(labels, 'tocsr') else len(labels) # a sparse array has no length
+    if n_labels != n: raise ValueError(f'{n} images and {n_labels} labels: expected one label each.')
     if n and all(isinstance(x, (str, Path)) for x in images):
         name = name or 'images'
         return ImageSet(name, images, *_numbered_labels(labels, None, classnames, name))

@@ -94,6 +94,7 @@ def members(
     check_not_swapped(zeroshot, finetuned)
     check_not_averages(zeroshot, finetuned)
     methods = _methods_to_sweep(by, parts)
+    for m in methods: check_one_label(m, getattr(finetuned, 'task', None))
     given_alphas = DEFAULT_ALPHAS if alphas is None else alphas
     inner_alphas = sorted({float(check_alpha(a)) for a in given_alphas} - {0., 1.})
     ends = _ends(zeroshot, finetuned, dict(name=name or default_name(zeroshot), seed=seed, precision=precision))

@@ -131,11 +131,11 @@ def numbers_per_image(
 ) -> np.ndarray: # (n,) float array
     "Numbers per image, whose mean is the metric; an error says how to get them"
     metric = metric.of(task_of_rows(rows)) or metric
-    if metric.column in rows: return rows[metric.column].to_numpy(dtype=float)
     if metric.numbers and not metric.per_image:
         names = rows.label.cat.categories
         labels, predicted = (names.get_indexer(c) for c in (rows.label, rows.predicted))
         return metric_numbers(metric, predicted, Truth(labels, list(names)))[0]
+    if metric.column in rows: return rows[metric.column].to_numpy(dtype=float)
     python = f"evaluate(..., metrics=['accuracy', {metric.name!r}], keep_predictions=True)"
     shell = f"--metrics 'accuracy,{metric.name}'"
     raise ValueError(f'The predictions have no column {metric.column!r}. Evaluate with the metrics wanted: '

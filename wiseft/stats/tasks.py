@@ -60,7 +60,7 @@ class SingleLabel:
 class MultiLabel(SingleLabel):
     "Each image has any number of labels"
     name, words = 'multi-label', 'several labels per image'
-    metrics = 'mAP', 'macro-F1', 'hit@1'
+    metrics = 'mAP', 'hit@1'
     one_class = False
     # labels of a set: a sparse (n, n_classes) array of bool
     def check(self, labels, classnames, name):
