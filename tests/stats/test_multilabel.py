@@ -2,7 +2,6 @@
 import numpy as np
 import pytest
 from conftest import slow_except
-from sklearn import metrics as sk
 
 from wiseft.stats.intervals import mean_of_set
 from wiseft.stats.multilabel import auroc_of_labels, average_precision, f1_of_labels, mean_average_precision
@@ -15,6 +14,7 @@ def drawn(n, share, rng, apart=1.2):
 
 @pytest.mark.parametrize("digits", [1, 8])  # with ties, without
 def test_parity_with_scikit_learn(digits):
+    from sklearn import metrics as sk
     rng = np.random.default_rng(0)
     for _ in range(30):
         n, share = rng.integers(20, 300), rng.uniform(.05, .6, rng.integers(2, 12))

@@ -11,7 +11,7 @@ from itertools import chain
 from ..stats.intervals import MIN_GROUPS, holm, mcnemar_exact, mean_difference
 from ..stats.table import CONTROL_MEAN, IDENTITY, MEAN, without_agreement
 from ..infer.members import WHO
-from ..infer.scores import KeptPredictions, Metric, answered as answered_rows, applies, bias_of, few_groups
+from ..infer.scores import KeptPredictions, Metric, measured_rows, applies, bias_of, few_groups
 from ..infer.scores import groups_of, has_value
 from ..infer.scores import numbers_per_image, one_metric, span_of, why_no_interval
 
@@ -31,7 +31,8 @@ def _value_per_image(predictions, which, metric):
         f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')
     def parts(rows): # of each set and seed
         return [own for _, own in rows.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
-    answered = pd.concat([answered_rows(own, metric) for own in parts(rows)]).sort_index(kind='stable').reset_index(drop=True)
+    answered = pd.concat([measured_rows(own, metric) for own in parts(rows)])
+    answered = answered.sort_index(kind='stable').reset_index(drop=True)
     if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
     values = [own.assign(value=numbers_per_image(own, metric), bias=bias_of(own, metric)) for own in parts(answered)
               if applies(own, metric)]

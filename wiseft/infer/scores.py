@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METRICS', 'MIN_PER_CLASS', 'MIN_POSITIVES', 'Outcome', 'Metric', 'Truth', 'add_metric', 'groups_of', 'few_groups',
            'units_of', 'metric_numbers', 'numbers_per_image', 'task_of_rows', 'labels_in', 'why_no_interval', 'bias_of',
-           'span_of', 'applies', 'has_captions', 'answered', 'value_and_interval', 'mean_with_interval', 'one_metric',
-           'distinct_names', 'image_rows', 'KeptPredictions', 'prediction_rows', 'score']
+           'span_of', 'applies', 'has_captions', 'measured_rows', 'value_and_interval', 'mean_with_interval',
+           'one_metric', 'distinct_names', 'image_rows', 'KeptPredictions', 'prediction_rows', 'score']
 
 # %% ../../nbs/api/infer/04_scores.ipynb #b478ad75
 import hashlib, numpy as np, pandas as pd, torch
@@ -202,7 +202,7 @@ def has_captions(rows:pd.DataFrame) -> bool: # of one set
     "Whether images have captions in place of labels"
     return task_of_rows(rows) is captions
 
-def answered(rows:pd.DataFrame, metric:Metric) -> pd.DataFrame: # rows: of one set and classifier
+def measured_rows(rows:pd.DataFrame, metric:Metric) -> pd.DataFrame: # rows: of one set and classifier
     "The rows that a metric is of: readable images; where right and wrong count, those of some class"
     metric = metric.of(task_of_rows(rows)) or metric
     return rows[rows.correct.notna() if metric.column == 'correct' or metric.of_set else rows.predicted.notna()]
@@ -438,7 +438,7 @@ def frame(self:KeptPredictions,
 def _table_row(name, metric, sets, estimate, fingerprint, note): # dict
     "A row of the results table, for one set or a mean over several"
     value, low, high = estimate
-    some = [answered(rows, metric) for rows in sets]
+    some = [measured_rows(rows, metric) for rows in sets]
     n = sum(map(len, some))
     n_missing = sum(rows.n_missing.iloc[0] for rows in sets if 'n_missing' in rows)
     n_skipped = int(sum(rows.predicted.isna().sum() for rows in sets) + n_missing)
@@ -467,7 +467,7 @@ def score(
 
 def _metric_rows(sets, metric): # list of dicts
     "One row per set, and rows for the means over shifts and over control sets"
-    readable = {d: answered(rows, metric) for d, rows in sets.items()}
+    readable = {d: measured_rows(rows, metric) for d, rows in sets.items()}
     # (value, low, high); None for a control set without groups, which has no worst one
     estimates = {d: value_and_interval(rows, metric) for d, rows in readable.items() if applies(rows, metric)}
     names = [d for d in sets if estimates.get(d) is not None]
