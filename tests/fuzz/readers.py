@@ -51,6 +51,7 @@ from wiseft.models.head import ClassificationHead
 from wiseft.data.decoding import UnreadableImage, open_image, readable_formats
 from wiseft.data.images import ImageSet
 from wiseft.data.labels import holds_images, image_folder, table_set
+from wiseft.data.objects import image_set
 from wiseft.data.retrieval import retrieval_set
 from wiseft.analysis.ask import Questions, read_answers, read_questions
 from wiseft.analysis.predictions import compare_ends, read_predictions, write_predictions
@@ -697,6 +698,24 @@ class CocoCaptions(Reader):
         return images.fingerprint, images.pairs.tolist()
 
 
+class CocoInstances(Reader):
+    "Images with several labels, as COCO has them"
+    modules, also = ("data/objects",), (FileNotFoundError, ValueError)
+
+    def starts(self):
+        images = [dict(id=k, file_name=f"{k}.png", width=4) for k in (3, 5)]
+        notes = [dict(id=i, image_id=k, category_id=c) for i, (k, c) in enumerate([(3, 1), (5, 2), (5, 1)])]
+        kinds = [dict(id=c, name=name) for c, name in ((1, "cat"), (2, "dog"))]
+        yield dict(coco=json.dumps(dict(images=images, annotations=notes, categories=kinds)).encode())
+
+    def files(self, parts):
+        shown = {f"val/{k}.png": encoded(Image.new("L", (4, 4), k), "PNG") for k in (3, 5)}
+        return shown | {"annotations/instances_val.json": parts["coco"]}
+
+    def read(self, folder):
+        return image_set(folder / "annotations/instances_val.json").fingerprint
+
+
 class Answers(Reader):
     "Labels that somebody gave, and what was asked"
     modules, share = ("analysis/ask",), 0.4
@@ -834,7 +853,8 @@ class Hashes(Reader):
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Corrupted, Configs, HubFolders, Cards,
            Adapters, Images, Results, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes,
-           Markers, Lists, Suites, Shards, Labeled, Captions, CocoCaptions, Answers, Published]
+           Markers, Lists, Suites, Shards, Labeled, Captions, CocoCaptions, CocoInstances, Answers,
+           Published]
 READERS += [Parquet] * bool(find_spec("pyarrow"))
 
 

@@ -9,6 +9,7 @@ __all__ = ['forgetting', 'say_forgetting', 'what_it_forgot']
 import numpy as np, pandas as pd
 from ..base.text import counted, python_or_shell
 from ..stats.table import CONTROL_MEAN, IDENTITY, INITIAL
+from ..stats.tasks import captions
 from ..infer.scores import METRICS, KeptPredictions, Metric, applies, one_metric
 from .paired import compare
 
@@ -85,8 +86,8 @@ def what_it_forgot(
     sets = [rows for _, rows in control.groupby('dataset', observed=True)]
     metrics = {m: None for rows in sets for m in ('recall@1', one_metric(metric).name, 'accuracy')
                if applies(rows, METRICS[m])}
-    with_labels = [m for m in metrics if not METRICS[m].retrieval][:1]
-    metrics = with_labels + [m for m in metrics if METRICS[m].retrieval][:1]
+    with_labels = [m for m in metrics if METRICS[m].task is not captions][:1]
+    metrics = with_labels + [m for m in metrics if METRICS[m].task is captions][:1]
     def say(some=None): return ' '.join(say_forgetting(forgetting(predictions, some, m)) for m in metrics)
     if alpha is None: return say()
     some = [dict(method='fine-tuned')]

@@ -11,7 +11,8 @@ from itertools import chain
 from ..stats.intervals import MIN_GROUPS, holm, mcnemar_exact, mean_difference
 from ..stats.table import CONTROL_MEAN, IDENTITY, MEAN, without_agreement
 from ..infer.members import WHO
-from ..infer.scores import KeptPredictions, Metric, applies, few_groups, groups_of, has_value
+from ..infer.scores import KeptPredictions, Metric, measured_rows, applies, bias_of, few_groups
+from ..infer.scores import groups_of, has_value
 from ..infer.scores import numbers_per_image, one_metric, span_of, why_no_interval
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
@@ -28,14 +29,17 @@ def _value_per_image(predictions, which, metric):
     several = [c for c in [*WHO, 'split'] if c != 'seed' and rows[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')
-    answered = rows[rows.correct.notna()].reset_index(drop=True)
+    def parts(rows): # of each set and seed
+        return [own for _, own in rows.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
+    answered = pd.concat([measured_rows(own, metric) for own in parts(rows)])
+    answered = answered.sort_index(kind='stable').reset_index(drop=True)
     if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
-    parts = [own for _, own in answered.groupby(['dataset', 'seed'], sort=False, dropna=False, observed=True)]
-    values = [pd.Series(numbers_per_image(own, metric), own.index) for own in parts if applies(own, metric)]
+    values = [own.assign(value=numbers_per_image(own, metric), bias=bias_of(own, metric)) for own in parts(answered)
+              if applies(own, metric)]
     if not values: raise ValueError(f'Control sets have no {metric.name}, because they have other classes.')
-    answered['value'] = pd.concat(values)
-    answered = answered.dropna(subset='value')
-    first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint')}
+    answered = pd.concat(values).sort_index(kind='stable').dropna(subset='value')
+    kinds = answered.columns.intersection(['n_labels', 'n_captions']) # they tell the task
+    first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint', 'bias', *kinds)}
     by_image = answered.groupby(['dataset', 'file'], sort=False, observed=True)
     out = by_image.agg(value=('value', 'mean'), n_seeds=('value', 'size'), **first)
     if out.n_seeds.nunique() > 1: raise ValueError(
@@ -66,6 +70,8 @@ def _difference_row(name, sets, groups, metric, with_p=False): # dict, a row of 
         spans[d], small = span_of(of_a, metric), why_no_interval(of_a, metric)
         few += filter(None, [why, small and f'{d} has {small}'])
     difference, low, high = mean_difference(a, b, None if few else units, all(spans.values()) and spans)
+    bias = np.mean([of_b.bias.mean() - of_a.bias.mean() for of_a, of_b in sets.values()]) # of a metric such as mAP
+    low, high = low - max(bias, 0), high - min(bias, 0)
     if few: low = high = np.nan
     def mean(values): return np.mean([v.mean() for v in values.values()]) # each set counts the same
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have

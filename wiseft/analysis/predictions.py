@@ -35,11 +35,13 @@ def write_predictions(
 ) -> Path:
     "Write predictions, atomically; FileExistsError unless `force`"
     # a row per image; for each classifier a column of predicted classes, and one for each of its numbers
-    table = predictions.images.copy()
-    names = np.array([*table.label.cat.categories, ''], dtype=object) # a code of -1, unreadable, finds the last
+    table = {}
+    # a code of -1, unreadable, finds the last
+    names = np.array([*predictions.images.label.cat.categories, ''], dtype=object)
     for who, codes, columns in predictions.members:
         table[_heading(who)] = names[codes]
         for k, v in columns.items(): table[_heading(who, column=k)] = v
+    table = pd.concat([predictions.images, pd.DataFrame(table, predictions.images.index)], axis=1)
     text = table.to_csv(index=False, lineterminator='\n', float_format='%.5g')
     with atomic_path(path, force=force) as tmp:
         tmp.write_bytes(gzip.compress(text.encode('utf-8', 'backslashreplace'), 6, mtime=0))
@@ -69,7 +71,7 @@ def read_predictions(
         kinds = dict(dataset=images.dataset.unique(), label=classes, role=ROLES)
         for k, values in kinds.items(): images[k] = pd.Categorical(images[k], values)
         for k in {'group', 'subgroup'} & {*images}: images[k] = images[k].where(images[k] != '', pd.NA)
-        for k in {'n_missing', 'n_captions'} & {*images}: images[k] = images[k].astype(int)
+        for k in {'n_missing', 'n_captions', 'n_labels'} & {*images}: images[k] = images[k].astype(int)
         # the classifiers: identity, class codes, numbers
         members = []
         unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA) # what a heading leaves out

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'REGISTRY', 'Method', 'LossMethod', 'TrainMethod', 'ConstraintMethod', 'EnsembleMethod', 'FromModels',
-           'MergeMethod', 'method', 'find_method', 'as_method']
+           'MergeMethod', 'method', 'find_method', 'as_method', 'check_one_label']
 
 # %% ../../nbs/api/base/00_registry.ipynb #4560719a
 from collections.abc import Callable
@@ -30,6 +30,7 @@ class Method:
     prepare:Callable=None # computes what the function needs before the first step, tensor, or batch
     images_used:Callable=None # (training images, validation images, models) -> images forward, images backward
     given:dict=field(default_factory=dict) # hyperparameters that were set
+    one_label:bool=False  # does it need images with one label each?
 
     # of a class: fields that `set` takes, words that a field may be, and how many first arguments are inputs
     settable, words, n_inputs = (), {}, 0
@@ -213,3 +214,11 @@ def _method_of(function, kind): # `Method`
         if m.function is function: return m
     if not kind: kind = 'merge' if 'info' in signature(function).parameters else 'ensemble'
     return Method(function, kind, function.__name__)
+
+def check_one_label(
+    method:Method|None,
+    task # of the classifier, as `wiseft.stats.tasks` has it
+):
+    "ValueError if a method needs one label per image, and the classifier was made for several"
+    if method and task and method.one_label and not task.one_class: raise ValueError(
+        f'{method.title} needs one label per image, and this classifier was made for {task.words}. Leave it out.')

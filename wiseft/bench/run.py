@@ -437,6 +437,9 @@ def check_bench_suite(suite:Suite):
     if absent := [split for split in ('train', 'validation', 'test') if not getattr(suite, split)]: raise ValueError(
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
         f'{", ".join(absent)}. Give a folder with train, validation and test, or one of class folders, to be split.')
+    if not suite.task.one_class: raise ValueError(
+        f'A bench compares methods by accuracy, of one label per image, and {suite.name!r} has {suite.task.words}. '
+        f'Compare two classifiers by {python_or_shell("sweep and compare", "`wiseft run`")}.')
     if not suite.shifts: raise ValueError(
         'A bench measures accuracy under shift, and there is no shifted set. Give '
         f'{python_or_shell("folder_suite(IMAGES, SHIFTS)", "--shift")}.')

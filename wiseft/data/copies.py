@@ -35,8 +35,8 @@ def copies(
             sentences.append(
                 f'{name}: {n} files are {len(times)} images ({files[contents.index(content)]} is there {most} times), '
                 'so that intervals are too narrow. Leave one of each.')
-        # one content under two labels; captions may differ
-        if images.pairs is not None: continue
+        # one content under two labels; captions may differ, and an image may have several labels
+        if not images.task.one_class: continue
         labeled = pd.DataFrame(dict(content=contents, label=images.labels)).dropna().drop_duplicates()
         two = labeled[labeled.content.duplicated(keep=False)]
         if sum(times[h] for h in two.content.unique()) > .01*n:

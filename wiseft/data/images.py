@@ -19,8 +19,8 @@ from threading import Lock
 from torch.utils.data import Dataset
 from ..base.lazy import sparse
 from ..base.text import printable
-from ..base.lazy import sparse
 from ..stats.table import ROLES
+from ..stats.tasks import SingleLabel, task_of
 from .decoding import as_picture, open_image
 from .hashes import content_hashes, file_hash, file_identities
 from .columns import PathColumn, TextColumn
@@ -33,7 +33,7 @@ class ImageSet(Dataset):
     pairs = None       # (n_pairs, 2), of a `RetrievalSet`: numbers of an image and of a caption
     name:str           # as it appears in tables
     paths:PathColumn   # image files
-    labels:np.ndarray  # (n,) class indices
+    labels:np.ndarray  # (n,) class indices; of several labels per image a sparse (n, n_classes) array of bool
     classnames:list    # one name per class
     groups:list=None   # (n,) names of what belongs together, such as a patient or a video; None: nothing known
     subgroups:list=None # (n,) names of the parts that worst-group accuracy compares; default the groups
@@ -57,22 +57,24 @@ class ImageSet(Dataset):
     split_from:object=field(default=None, repr=False, compare=False)
     def __post_init__(self):
         if not isinstance(self.paths, PathColumn): self.paths = PathColumn(map(Path, self.paths))
-        self.labels = check_labels(self.labels, self.name).astype(np.int64)
+        self.labels = check_labels(self.labels, self.name)
         self.name, self.classnames = printable(self.name), list(self.classnames)
         for k in ('groups', 'subgroups'):
             if getattr(self, k) is not None: setattr(self, k, list(map(_group_name, getattr(self, k))))
         if self.units is None: self.units = TextColumn(map(printable, self.paths.as_texts()))
         for k in ('labels', 'groups', 'subgroups', 'units', 'pixels', 'members'):
             v = getattr(self, k)
-            if v is not None and len(v) != len(self): raise ValueError(
-                f'{self.name}: {len(self)} paths and {len(v)} {k}; expected one each.')
-        if len(self):
-            low, high, n = self.labels.min(), self.labels.max(), len(self.classnames)
-            if low < 0 or high >= n: raise ValueError(
-                f'{self.name}: labels {low}…{high} for {n} classes; expected 0…{n-1}.')
+            n = None if v is None else v.shape[0] if k == 'labels' else len(v)
+            if n not in (None, len(self)): raise ValueError(
+                f'{self.name}: {len(self)} paths and {n} {k}; expected one each.')
+        self.labels = self.task.check(self.labels, self.classnames, self.name)
         if self.role not in ROLES: raise ValueError(
             f'{self.name}: the role is {self.role!r}; expected one of {", ".join(ROLES)}.')
     def __len__(self): return len(self.paths)
+    @property
+    def task(self) -> SingleLabel:
+        "What the labels are: `single_label` or `multi_label`; of a `RetrievalSet` `captions`"
+        return task_of(self.labels)
     @property
     def transformed(self): return getattr(self.pixels, 'transformed', False) # a `DataLoader` has transformed them
     def open(self, i:int, at_least:int|None=None, scale:Callable|None=None): # RGB PIL image
@@ -95,16 +97,24 @@ def _group_name(value): # text; '' where nothing is known
 def check_labels(
     labels, # list, array, tensor, or Series
     name:str # of the set
-) -> np.ndarray: # (n,) integers or texts
-    "Labels as an array; ValueError unless each is a whole number or a name"
-    labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
+) -> np.ndarray: # (n,) integers or texts; of several labels per image a sparse (n, n_classes) array
+    "Labels as an array; ValueError unless each is a whole number or a name, or each image has zeros and ones"
+    if hasattr(labels, 'tocsr'): return sparse.csr_array(labels).astype(bool)
+    try: labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
+    except ValueError: raise ValueError(
+        f'{name}: labels of different lengths. For several labels per image give a row of zeros and ones, as long as '
+        'there are classes, or a list of names.') from None
     if labels.dtype.kind == 'O' and all(isinstance(y, str) for y in labels): labels = labels.astype(str)
     if labels.ndim == 1 and (labels.dtype.kind in 'iubU' or not len(labels)): return labels
+    if labels.ndim == 2 and labels.dtype.kind in 'iubf' and np.isin(labels, (0, 1)).all():
+        if not (labels.sum(1) == 1).all(): return sparse.csr_array(labels.astype(bool))
+        raise ValueError(
+            f'{name}: labels of type {labels.dtype} and shape {labels.shape}, with one 1 for each image. If an image '
+            'has one class, give labels.argmax(1); if it may have several, scipy.sparse.csr_array(labels).')
     first = next((y for y in labels.ravel() if not isinstance(y, (str, int))), labels.ravel()[0])
-    one_hot = ' Of one-hot rows, give labels.argmax(1).' if labels.ndim == 2 else ''
     raise ValueError(
         f'{name}: labels of type {labels.dtype} and shape {labels.shape}, such as {first!r:.60}; expected one class '
-        f'per image, as a whole number or a name.{one_hot}')
+        'per image, as a whole number or a name, or a row of zeros and ones for each image, with several labels.')
 
 # %% ../../nbs/api/data/09_images.ipynb #6ab501ed
 @patch
@@ -117,9 +127,9 @@ def files(self:ImageSet): # (n,) file names relative to `root`, with forward sla
 # %% ../../nbs/api/data/09_images.ipynb #b727b48b
 @patch
 def __getitem__(self:ImageSet, i): # (image, label)
-    "One item, as in a torch dataset: an RGB PIL image or its transform, and the class index"
+    "One item, as in a torch dataset: an RGB PIL image or its transform, and the class index, or zeros and ones"
     im = self.open(i)
-    return (self.transform(im) if self.transform else im), int(self.labels[i])
+    return (self.transform(im) if self.transform else im), self.task.item(self.labels, i)
 
 @patch
 def with_transform(self:ImageSet,
@@ -132,7 +142,7 @@ def with_transform(self:ImageSet,
 @patch
 def counts(self:ImageSet) -> pd.Series:
     "Number of images per class"
-    counts = np.bincount(self.labels, minlength=len(self.classnames))
+    counts = self.task.counts(self.labels, len(self.classnames))
     return pd.Series(counts, index=self.classnames, name=self.name)
 
 @patch(as_prop=True)
@@ -191,7 +201,8 @@ def fingerprint(self:ImageSet) -> str:
     "12 hex digits over class names, file names, labels and the content of the files (or the pixels)"
     content = self.hashes() if self.pixels is None else _pixel_hash(self.pixels)
     h = hashlib.sha256(f'[{json.dumps(self.classnames)}'.encode())
-    for column in list(self.files()), self.labels.tolist(), content: h.update(f', {json.dumps(column)}'.encode())
+    columns = list(self.files()), self.task.listed(self.labels), content
+    for column in columns: h.update(f', {json.dumps(column)}'.encode())
     h.update(b']')
     return h.hexdigest()[:12]
 
@@ -214,7 +225,7 @@ def split(self:ImageSet,
     rng = np.random.default_rng(0) if rng is None else rng
     clusters = self.clusters()
     if clusters.max(initial=-1)+1 == len(self): return _split_images(self, fractions, rng)
-    parts = _split_clusters(self.labels, clusters, fractions, rng)
+    parts = _split_clusters(self.task.table(self.labels), clusters, fractions, rng)
     split = [self.subset(parts == k) for k in range(len(fractions)+1)]
     for images in split: images.split_from = self
     return split
@@ -237,8 +248,9 @@ def _numbered(names): # (n,) numbers in order of first occurrence
 def _split_images(images, fractions, rng): # list of `ImageSet`
     "A split by class alone, for sets in which no images belong together"
     part = np.zeros(len(images), dtype=int) # of each image, number of its part; 0: the rest
-    for c in range(len(images.classnames)):
-        idx = rng.permutation(np.flatnonzero(images.labels == c))
+    strata = images.task.strata(images.labels)
+    for c in range(len(images.classnames) + 1): # the last: images of no class
+        idx = rng.permutation(np.flatnonzero(strata == c))
         if len(idx) <= len(fractions): continue # too few for each part to have one
         start = 0
         for k, f in enumerate(fractions, 1):
@@ -264,10 +276,15 @@ def was_split_earlier(self:ImageSet,
     return any({*p.files()} & {*self.files()} for p in parts)
 
 # %% ../../nbs/api/data/09_images.ipynb #07c9319e
+# labels: (n, n_classes), sparse
 def _split_clusters(labels, clusters, fractions, rng): # (n,) part of each image; 0: the rest
     "Parts of whole clusters: the largest first, each goes where it brings a part nearest to its share of each class"
-    table = sparse.coo_array((np.ones(len(labels)), (clusters, labels))).tocsr() # images of each cluster and class
-    total, free = np.bincount(labels), np.bincount(table.indices) # of each class: images, and clusters in no part yet
+    n_images, n_classes = labels.shape
+    member = sparse.coo_array((np.ones(n_images), (clusters, np.arange(n_images)))).tocsr()
+    table = (member @ labels).tocsr() # images of each cluster and class
+    table.sort_indices()
+    total = table.sum(0).astype(int) # of each class: images, and clusters in no part yet
+    free = np.bincount(table.indices, minlength=n_classes)
     target = np.maximum(1, np.outer([1-sum(fractions), *fractions], total)) # images, (n_parts, n_classes)
     n, part = np.zeros(target.shape), np.zeros(table.shape[0], int) # images in each part, part of each cluster
     order = rng.permutation(len(part))

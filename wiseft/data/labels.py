@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'IN_DISTRIBUTION', 'image_folder', 'imagenet_classes', 'split_folders', 'domain_folders', 'source_name',
-           'find_columns', 'unit_names', 'read_image_table', 'holds_images', 'check_column_names', 'column_option',
-           'check_has_columns', 'say_of_unused', 'warn_of_splits']
+           'find_columns', 'unit_names', 'read_image_table', 'with_label_cells', 'holds_images', 'check_column_names',
+           'column_option', 'check_has_columns', 'say_of_unused', 'warn_of_splits']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import os, posixpath, re
@@ -17,7 +17,9 @@ from unicodedata import normalize
 from ..base.text import BadFile, did_you_mean, first_few, option, python_or_shell, warn_user
 from ..base.files import existing_file, read_lines
 from ..base.lazy import open_clip_tables
+from ..base.lazy import sparse
 from ..base.progress import say_once
+from ..stats.tasks import NO_CLASS, multi_label, task_of
 from .prompts import check_classnames, names_in_order
 from .arrays import open_parquet, read_parquet, read_table
 from .columns import PathColumn, TextColumn
@@ -251,7 +253,7 @@ def source_name(
     "Default name of a set"
     path = Path(os.path.abspath(path)) # `.` has no name
     if is_tar(path): return path.name[:path.name.lower().rindex('.t')]
-    return path.stem if path.suffix.lower() in ('.csv', '.tsv', '.parquet') else path.name
+    return path.stem if path.suffix.lower() in ('.csv', '.tsv', '.parquet', '.json') else path.name
 
 # %% ../../nbs/api/data/10_labels.ipynb #2eba9c74
 def is_member(
@@ -294,11 +296,12 @@ def _labels_by_number(source, numbers, classnames): # labels, class names
 
 def match_labels(
     source, # of the images, for messages
-    numbers:np.ndarray, # (n,) indices of the source's own class names
+    numbers:np.ndarray, # (n,) indices of the source's own class names; or several labels, (n, n_own), sparse
     own:list, # these names
     classnames:list|None # that fixes names and order; None: the source's own
-): # labels (n,), class names
+): # labels, class names
     "Indices of a source's own class names as indices of the given ones"
+    if task_of(numbers) is multi_label: return _match_columns(source, numbers, own, classnames)
     if not np.isin(numbers, range(len(own))).all(): raise _error_of(source)(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
     if classnames is None or own == list(classnames): return numbers, own
@@ -307,6 +310,37 @@ def match_labels(
     _check_known(source, [own[k] for k in np.unique(numbers)], label_of)
     new_label = np.array([label_of.get(c, -1) for c in own]) # -1: a class without images
     return new_label[numbers], names
+
+def _match_columns(source, labels, own, classnames): # labels (n, n_classes), class names
+    "Columns of a source's own classes as columns of the given ones; a class that the source lacks has no images"
+    if labels.shape[1] != len(own): raise _error_of(source)(
+        f'{source}: labels with {labels.shape[1]} columns for {len(own)} classes; expected a column for each class.')
+    if classnames is None or own == list(classnames): return labels, own
+    names = check_classnames(classnames)
+    label_of = {c: i for i, c in enumerate(names)}
+    rows, columns = labels.nonzero()
+    _check_known(source, [own[k] for k in np.unique(columns)], label_of)
+    new_column = np.array([label_of.get(c, -1) for c in own])
+    return _label_table(rows, new_column[columns], (labels.shape[0], len(names))), names
+
+def _label_table(rows, columns, shape): # sparse array of bool
+    "Several labels per image: image rows[k] is of class columns[k]"
+    table = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), shape)
+    table.sum_duplicates()
+    return table
+
+def several_labels(
+    source, # of the images, for messages
+    lists, # (n,) lists of labels, names or numbers, [] for an image of no class
+    classnames:list|dict|None, # list that fixes names and order, or dict from the source's names to yours
+    own:list|None=None # that numbers stand for; None: the labels are names
+): # labels (n, n_classes), sparse; class names
+    "Labels of images that have any number of them"
+    rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
+    flat = list(chain.from_iterable(lists))
+    if own is None: numbers, names = _labels_by_name(source, flat, classnames) if flat else ([], list(classnames or ()))
+    else: numbers, names = match_labels(source, np.array(flat, int), own, classnames)
+    return _label_table(rows, numbers, (len(lists), len(names))), names
 
 def say_order(
     name:str, # of the set
@@ -339,6 +373,15 @@ def table_set(
     if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
         f'{os.path.abspath(path.parent)}.')
+    read = labels_of_cells if is_several(t.label, classnames) else _single_labels
+    labels, names = read(path, t, classnames or t.attrs.get('classnames'))
+    units = unit_names(t.original, t.file) if 'original' in t else None
+    if 'split' in t: warn_of_splits(path, t.split)
+    return ImageSet(name or source_name(path), files, labels, names, groups=t.get('group'), units=units,
+                    root=path.parent)
+
+def _single_labels(path, t, classnames): # labels (n,), class names
+    "The labels of a table with one label per image"
     # are labels numbers of class names, rather than names?
     if classnames is None:
         numbered = t.label.str.fullmatch(r'\d{1,9}').all()
@@ -346,12 +389,39 @@ def table_set(
             f'{path} has labels such as {t.label[0]}. Expected names or whole numbers; to_csv writes numbers with a '
             'point if one is missing.')
     else: numbered = not isinstance(classnames, dict) and _are_indices(set(t.label), classnames)
-    if numbered: labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
-    else: labels, names = _labels_by_name(path, t.label, classnames)
-    units = unit_names(t.original, t.file) if 'original' in t else None
-    if 'split' in t: warn_of_splits(path, t.split)
-    return ImageSet(name or source_name(path), files, labels, names, groups=t.get('group'), units=units,
-                    root=path.parent)
+    if numbered: return _labels_by_number(path, t.label.to_numpy(int), classnames)
+    return _labels_by_name(path, t.label, classnames)
+
+def is_several(
+    cells, # (n,) texts, or lists
+    classnames:list|dict|None=None # a name with ; among them is one label
+) -> bool:
+    "Whether labels are several per image: one has a ; in it, or is a list"
+    known = {*(classnames or ())}
+    def has_several(c): return ';' in c and c not in known if isinstance(c, str) else _is_list_of_names(c)
+    return any(map(has_several, cells))
+
+def _is_list_of_names(c): return isinstance(c, (list, tuple, set)) and any(isinstance(name, str) for name in c)
+
+def labels_of_cells(
+    source, # of the table, for messages
+    table:pd.DataFrame, # columns `file` and `label`
+    classnames:list|dict|None=None # as `image_folder` takes them
+): # labels (n, n_classes), sparse; class names
+    "Several labels per image, from cells such as `cat; dog`, and `-` for an image of no class"
+    def is_text(c): return isinstance(c, str)
+    def names_in(c): # list
+        if not is_text(c): return list(c)
+        return [] if c.strip() == NO_CLASS else [name for name in map(str.strip, c.split(';')) if name]
+    lists = [names_in(c) for c in table.label]
+    empty = [f for f, c, names in zip(table.file, table.label, lists)
+             if not names and is_text(c) and c.strip() != NO_CLASS]
+    if empty: raise _error_of(source)(
+        f'{source} has no label for {first_few(empty)}. Write one, or {NO_CLASS} for an image of no class.')
+    if not any(lists): raise _error_of(source)(f'{source}: no image has a label. Give some that have.')
+    in_cells = any(map(is_text, table.label)) and not table.attrs # not in columns, or in lists
+    if in_cells: say_once(f'{source}: images have several labels, separated by ;')
+    return several_labels(source, lists, classnames)
 
 # %% ../../nbs/api/data/10_labels.ipynb #29cf96c0
 _COLUMNS = dict(file=('file', 'filepath', 'path', 'image', 'filename'), label=('label', 'class', 'target', 'y'),
@@ -397,17 +467,50 @@ def read_image_table(
     read = read_parquet(path) if Path(path).suffix.lower() == '.parquet' else _read_csv(path, need)
     # our name for each column, whichever of its names the table has
     used = find_columns(path, list(read), **chosen)
+    if need == 'label' and need not in used: read, used = with_label_cells(Path(path), read, used)
     check_has_columns(Path(path), list(read), used, 'file', need)
     if need != 'file': say_of_unused(path, list(read), used)
     t = pd.DataFrame({ours: read[column] for ours, column in used.items()})
+    t.attrs = dict(read.attrs) # class names, where a table has a column per class
     for column in t.columns.drop(['file', 'original'], errors='ignore'): t[column] = t[column].str.strip()
     nameless = t.file.str.strip() == ''
     if need == 'caption' and nameless.any(): raise BadFile(
         f'{path} has no file for {first_few(t.caption[nameless])}. Write one, or remove the row.')
     incomplete = nameless | (t[need] == '')
-    if empty := [t.file[i] or f'row {i+1}' for i in np.flatnonzero(incomplete)]:
-        raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
+    several = need == 'label' and is_several(t[need])
+    if empty := [t.file[i] or f'row {i+1}' for i in np.flatnonzero(incomplete)]: raise BadFile(
+        f'{path} has no {need} for {first_few(empty)}. Write one{f", or {NO_CLASS} for an image of no class" * several}'
+        ', or remove the row.')
     return t
+
+_ZERO_ONE = {'0': False, '1': True, '0.0': False, '1.0': True}
+
+def with_label_cells(
+    source, # of the table, for messages
+    table:pd.DataFrame,
+    used:dict # as `find_columns` returns them; without a column of labels
+): # the table, with a column `label` if it has a column of zeros and ones for each class; the columns
+    "Cells such as `cat;dog` of a table with a column per class"
+    others, columns = [c for c in table if c not in used.values()], {}
+    for c in others:
+        texts = table[c].map(lambda v: '' if pd.isna(v) else str(v).strip())
+        distinct = {*texts}
+        is_class = distinct & {*_ZERO_ONE} and distinct <= {*_ZERO_ONE, '', '-1', '-1.0', '-0.0', 'nan'}
+        if not is_class: continue
+        if strange := distinct - {*_ZERO_ONE}: raise _error_of(source)(
+            f'{source}: the column {c!r} has zeros and ones, as a class has, and {first_few(sorted(strange))}. Write 0 '
+            'or 1 for each image, or remove the column.')
+        columns[str(c)] = texts.map(_ZERO_ONE).to_numpy(bool)
+    if len(columns) < 2: return table, used
+    names = np.array([*columns], object)
+    say_once(f'{source}: the columns {first_few(columns)} have zeros and ones, and are taken for classes, of which an '
+             'image has several')
+    if bad := [c for c in names if ';' in c]: raise _error_of(source)(
+        f'{source}: the labels of an image are separated by ;. Rename the column {bad[0]!r}.')
+    cells = [''.join(f'{c};' for c in names[row]) or NO_CLASS for row in np.stack([*columns.values()], 1)]
+    table = table.assign(label=cells)
+    table.attrs['classnames'] = list(names)
+    return table, used | dict(label='label')
 
 def _read_csv(path, need): # DataFrame of texts
     what = 'table of images'
@@ -435,9 +538,10 @@ def holds_images(
     source:str|Path, # of anything
     file:str|None=None # column of files that the user names
 ) -> bool:
-    "Whether a path is a folder, a tar, or a table of files"
+    "Whether a path is a folder, a tar, a table of files, or a JSON file of COCO"
     path = local_copy(source)
     if path.is_dir() or shard_files(path): return True
+    if path.suffix.lower() == '.json': return path.is_file() # of COCO
     if file or not is_table(path) or path.suffix.lower() == '.parquet': return is_table(path)
     _, fields, names_files = first_line(path)
     return names_files or _is_image(fields[0])

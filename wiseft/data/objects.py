@@ -6,7 +6,7 @@
 __all__ = ['image_set', 'split_and_domain']
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0004
-import os
+import json, os
 import numpy as np, pandas as pd, torch
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,21 +16,23 @@ from PIL import Image
 from torch.utils.data import (ConcatDataset, DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset,
                               SubsetRandomSampler, TensorDataset, default_collate, default_convert)
 from ..base.progress import say_once
-from ..base.text import first_few, python_or_shell, warn_user
+from ..base.text import BadFile, first_few, python_or_shell, warn_user, why_failed
+from ..base.files import read_text
 from .prompts import check_classnames, names_in_order
 from .decoding import as_picture
 from .shards import downloaded_path, local_copy
 from .images import ImageSet, PictureColumn, check_labels
 from .labels import (check_column_names, check_has_columns, column_option, find_columns, image_folder,
-                                is_table, match_labels, read_image_table, say_of_unused, say_order, source_name,
-                                unit_names, warn_of_splits)
+                                is_several, is_table, labels_of_cells, match_labels, read_image_table, say_of_unused,
+                                say_order, several_labels, source_name, unit_names, warn_of_splits, with_label_cells)
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
 def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     "The images of (images, labels)"
     n = len(images)
     if isinstance(images, pd.Series): images = list(images) # else its index, not the position, would count
-    if len(labels) != n: raise ValueError(f'{n} images and {len(labels)} labels: expected one label each.')
+    n_labels = labels.shape[0] if hasattr(labels, 'tocsr') else len(labels) # a sparse array has no length
+    if n_labels != n: raise ValueError(f'{n} images and {n_labels} labels: expected one label each.')
     if n and all(isinstance(x, (str, Path)) for x in images):
         name = name or 'images'
         return ImageSet(name, images, *_numbered_labels(labels, None, classnames, name))
@@ -43,8 +45,12 @@ def _set_of_pictures(pictures, labels, own, classnames, name): # `ImageSet`
     labels, names = _numbered_labels(labels, own, classnames, name)
     return ImageSet(name, [f'{name}/{str(i).zfill(len(str(n)))}' for i in range(n)], labels, names, pixels=pictures)
 
-def _numbered_labels(labels, own, classnames, name): # (n,) numbers, class names
+def _numbered_labels(labels, own, classnames, name): # (n,) numbers, or several labels, (n, n_classes); class names
     "Labels as numbers of the class names. `own`: names that the source has for its numbers, or None"
+    kind = getattr(getattr(labels, 'dtype', None), 'kind', '') # of an array or a Series
+    cells = labels.tolist() if kind in ('O', 'U') else labels
+    if isinstance(cells, (list, tuple)) and is_several(cells, classnames): return labels_of_cells(
+        name, pd.DataFrame(dict(file=[f'image {i}' for i in range(len(cells))], label=cells)), classnames)
     labels = check_labels(labels, name)
     if labels.dtype.kind == 'U': own, labels = np.unique(labels, return_inverse=True) # names themselves
     if own is None and classnames is None: raise ValueError(
@@ -61,6 +67,7 @@ def _set_of_frame(table, classnames, name, chosen): # `ImageSet`
     "The images of a DataFrame"
     source, names = 'The DataFrame', list(table)
     columns = find_columns(source, names, **chosen)
+    if 'label' not in columns: table, columns = with_label_cells(source, table, columns)
     check_has_columns(source, names, columns, 'file', 'label')
     files = list(table[columns['file']])
     if all(isinstance(f, (str, Path)) for f in files):
@@ -68,6 +75,7 @@ def _set_of_frame(table, classnames, name, chosen): # `ImageSet`
         if paths.duplicated().any(): raise ValueError(
             f'{source} names {first_few(paths[paths.duplicated()])} more than once. Expected one row per image, with '
             'one label.')
+    classnames = classnames or table.attrs.get('classnames')
     images = _set_of_pair(files, table[columns['label']], classnames, name)
     return _with_groups(images, source, names, table.get, chosen)
 
@@ -152,7 +160,8 @@ def _labels_of_parts(dataset, rows): # (n,) numbers or names; list of class name
         'order. Give each part `classes`, or concatenate labels that are names.')
     else: labels, names = {k: np.array(names)[y] for k, (y, names) in found.items()}, None
     order = np.concatenate(list(at.values())).argsort()
-    return np.concatenate(list(labels.values()))[order], names
+    parts = [y.toarray() if hasattr(y, 'toarray') else y for y in labels.values()]
+    return np.concatenate(parts)[order], names
 
 def _drawn_dataset(loader): # dataset
     "The dataset of a `DataLoader`, or the part of it that its sampler draws"
@@ -178,7 +187,8 @@ def _set_of_hugging_face(dataset, classnames, name, chosen): # `ImageSet`
     others = [columns.get(k) for k in ('group', 'split', 'domain')]
     of_images = [c for c, kind in kinds.items() if kind == 'Image' and c == (chosen.get('file') or c)]
     of_labels = [c for c, kind in kinds.items() if c == (chosen.get('label') or c) and c not in others
-                 and (kind == 'ClassLabel' or c in ('labels', columns.get('label')))]
+                 and (kind == 'ClassLabel' or _has_lists_of_classes(dataset.features[c])
+                      or c in ('labels', columns.get('label')))]
     if not of_images or not of_labels: raise ValueError(
         f'The Dataset has the columns {first_few(list(kinds), 8)}. Expected one of type Image and one of type '
         'ClassLabel: dataset.cast_column(NAME, datasets.Image()).')
@@ -186,12 +196,18 @@ def _set_of_hugging_face(dataset, classnames, name, chosen): # `ImageSet`
         "The transform of this Dataset is not used: the classifier's own is.")
     dataset, image, label = dataset.with_format(None), of_images[0], of_labels[0] # None: plain Python, PIL images
     # one column alone is read: no image is decoded for the labels
-    labels = np.asarray(list(dataset.select_columns([label])[:][label]))
+    labels, feature = list(dataset.select_columns([label])[:][label]), dataset.features[label]
+    own = getattr(feature, 'names', None) # class names of a ClassLabel
+    if _has_lists_of_classes(feature):
+        own = feature.feature.names
+        labels = several_labels(name or 'images', labels, None, own)[0]
+    elif not isinstance(labels[0] if labels else 0, list): labels = np.asarray(labels)
     pictures = PictureColumn(dataset.select_columns([image]), itemgetter(image))
-    own = getattr(dataset.features[label], 'names', None) # class names of a ClassLabel
     images = _set_of_pictures(pictures, labels, own, classnames, name)
     def values(column): return dataset.select_columns([column])[:][column]
     return _with_groups(images, 'The Dataset', list(kinds), values, chosen)
+
+def _has_lists_of_classes(feature): return hasattr(getattr(feature, 'feature', None), 'names') # Sequence(ClassLabel())
 
 def _with_groups(images, source, names, values, chosen): # `ImageSet`; values: function of a column's name
     "The images with their groups and originals, where a table in memory has columns for them"
@@ -220,8 +236,64 @@ def is_hugging_face(source): return type(source).__module__.startswith('datasets
 def _set_at_path(path, classnames, name, chosen): # `ImageSet`
     "The images of a folder, shards, a table, Arrow, or parquet"
     path = downloaded_path(path)
+    if path.suffix.lower() == '.json' and path.is_file(): return _set_of_coco(path, classnames, name)
     if not is_stored_dataset(path): return image_folder(path, classnames, name, **chosen)
     return _set_of_hugging_face(stored_dataset(path), classnames, name or source_name(path), chosen)
+
+def read_coco(
+    path:Path, # JSON file
+    what:str, key:str, kind, # what annotations are, where they have it, and its type
+): # dict: id -> file name; list of annotations; the whole content
+    "Images and annotations as COCO has them; `BadFile` says what is wrong with the file"
+    try: content = json.loads(read_text(path, f'list of {what}'))
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, BadFile): raise
+        raise BadFile(f'{path} is not JSON: {why_failed(e)}. Copy or download it again.') from None
+    content = content if isinstance(content, Mapping) else {}
+    images, notes = (content.get(k) for k in ('images', 'annotations'))
+    def each(items, first, second, kind): return isinstance(items, list) and all(
+        isinstance(o, dict) and type(o.get(first)) in (int, str) and type(o.get(second)) is kind for o in items)
+    if not each(images, 'id', 'file_name', str) or not each(notes, 'image_id', key, kind): raise BadFile(
+        f'{path} has no {what} as COCO has them: images with id and file_name, annotations with image_id and {key}.')
+    files = {o['id']: o['file_name'] for o in images}
+    outside = [f for f in files.values() if os.path.isabs(f) or '..' in Path(f).parts or '\0' in f or not f.strip()]
+    if outside: raise BadFile(f'{path} names files that are outside of a folder of images: {first_few(outside)}.')
+    if len(files) < len(images) or len({*files.values()}) < len(files): raise BadFile(
+        f'{path}: two images have one id, or one file. Expected each image once.')
+    if not files: raise BadFile(f'{path} has no images.')
+    return files, notes, content
+
+def coco_folder(path, first): # Path
+    "Where the images of a JSON file of COCO lie: the first folder that has the first one"
+    split = path.stem.rpartition('_')[2]
+    above = path.parent.parent
+    places = [path.parent, path.parent/split, path.parent/'images', above/split, above/'images'/split, above/'images']
+    return next((p for p in places if (p/first).exists()), path.parent)
+
+def _set_of_coco(path, classnames, name): # `ImageSet`
+    "The images of COCO's instances, each with the categories that it shows; some may show none"
+    files, notes, content = read_coco(path, 'instances', 'category_id', int)
+    categories = content.get('categories')
+    def is_category(c): return isinstance(c, dict) and type(c.get('id')) is int and isinstance(c.get('name'), str)
+    if not isinstance(categories, list) or not all(map(is_category, categories)): raise BadFile(
+        f'{path} has no categories with id and name, which name the classes.')
+    own = {c['id']: c['name'] for c in sorted(categories, key=itemgetter('id'))}
+    if len({*own.values()}) < len(categories): raise BadFile(f'{path}: two categories have one id, or one name.')
+    if unknown := [o['category_id'] for o in notes if o['category_id'] not in own]: raise BadFile(
+        f'{path}: annotations with the category {first_few(unknown)}, which is not among the categories.')
+    if unknown := [o['image_id'] for o in notes if o['image_id'] not in files]: raise BadFile(
+        f'{path}: annotations of the image {first_few(unknown)}, which is not among the images.')
+    folder, place = coco_folder(path, next(iter(files.values()))), {k: [] for k in files}
+    number = {c: i for i, c in enumerate(own)}
+    for o in notes: place[o['image_id']].append(number[o['category_id']])
+    if absent := [f for f in files.values() if not os.path.exists(folder/f)]: raise FileNotFoundError(
+        f'{path} names files that are not there: {first_few(absent)}. They are looked for in '
+        f'{os.path.abspath(folder)}.')
+    if n := sum(not labels for labels in place.values()): say_once(
+        f'{path}: {n:,} of {len(files):,} images are of no class')
+    labels, names = several_labels(path, [*place.values()], None, [*own.values()])
+    labels, names = match_labels(path, labels, names, classnames)
+    return ImageSet(name or path.stem, [folder/f for f in files.values()], labels, names, root=folder)
 
 def stored_dataset(path): # `Dataset` of Hugging Face
     try: from datasets import Dataset

@@ -6,18 +6,17 @@
 __all__ = ['RetrievalSet', 'retrieval_set']
 
 # %% ../../nbs/api/data/18_retrieval.ipynb #a4c9b734
-import hashlib, json, os
+import hashlib, os
 import numpy as np, pandas as pd
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from ..base.text import BadFile, counted, first_few, python_or_shell, why_failed
-from ..base.files import read_text
+from ..base.text import BadFile, counted, first_few, python_or_shell
+from ..stats.tasks import captions
 from .decoding import as_picture
 from .shards import downloaded_path, sample_and_ending, shard_files, shard_members, tar_members
 from .images import ImageSet, PictureColumn
 from .labels import find_columns, is_member, read_image_table, source_name, split_folders
-from .objects import is_hugging_face, is_stored_dataset, stored_dataset
+from .objects import coco_folder, is_hugging_face, is_stored_dataset, read_coco, stored_dataset
 
 # %% ../../nbs/api/data/18_retrieval.ipynb #a9ca974e
 @dataclass(repr=False)
@@ -30,6 +29,8 @@ class RetrievalSet(ImageSet):
         _check_pairs(self)
         self.labels = self.pairs[np.unique(self.pairs[:,0], return_index=True)[1], 1]
         super().__post_init__()
+    @property
+    def task(self): return captions
     def __repr__(self): return (f'RetrievalSet {self.name!r}: {len(self):,} images, {len(self.classnames):,} captions, '
                                 f'{len(self.pairs):,} pairs')
     def captions_of(self, i:int) -> list: # of text
@@ -184,30 +185,8 @@ def _set_of_frame(table, folder, name):
     return _set_of_rows(name, table[columns['file']], table[columns['caption']], folder or '', 'The DataFrame', groups)
 
 # %% ../../nbs/api/data/18_retrieval.ipynb #ffa220ed
-def _coco_folder(path, first): # Path
-    "Where the images of COCO's captions lie: the first folder that has the first one"
-    split = path.stem.rpartition('_')[2]
-    above = path.parent.parent
-    places = [path.parent, path.parent/split, path.parent/'images', above/split, above/'images'/split, above/'images']
-    return next((p for p in places if (p/first).exists()), path.parent)
-
 def _set_of_coco(path, folder, name):
-    try: content = json.loads(read_text(path, 'list of captions'))
-    except (ValueError, RecursionError) as e:
-        if isinstance(e, BadFile): raise
-        raise BadFile(f'{path} is not JSON: {why_failed(e)}. Copy or download it again.') from None
-    content = content if isinstance(content, Mapping) else {}
-    images, notes = (content.get(k) for k in ('images', 'annotations'))
-    def each(items, *keys): return isinstance(items, list) and all(
-        isinstance(o, dict) and type(o.get(keys[0])) in (int, str) and isinstance(o.get(keys[1]), str) for o in items)
-    if not each(images, 'id', 'file_name') or not each(notes, 'image_id', 'caption'): raise BadFile(
-        f'{path} has no captions as COCO has them: images with id and file_name, annotations with image_id and '
-        'caption.')
-    files = {o['id']: o['file_name'] for o in images}
-    outside = [f for f in files.values() if os.path.isabs(f) or '..' in Path(f).parts or '\0' in f or not f.strip()]
-    if outside: raise BadFile(f'{path} names files that are outside of a folder of images: {first_few(outside)}.')
-    if len(files) < len(images) or len({*files.values()}) < len(files): raise BadFile(
-        f'{path}: two images have one id, or one file. Expected each image once.')
+    files, notes, _ = read_coco(path, 'captions', 'caption', str)
     if unknown := [o['caption'] for o in notes if o['image_id'] not in files]: raise BadFile(
         f'{path}: no image for the caption {first_few(unknown)}: its image_id is not among the images. Remove it.')
     texts = _texts(o['caption'] for o in notes)
@@ -216,8 +195,7 @@ def _set_of_coco(path, folder, name):
     captioned = {o['image_id'] for o in notes}
     if lacking := [f for k, f in files.items() if k not in captioned]: raise BadFile(
         f'{path}: no caption for {first_few(lacking)}. Give the captions of a split that has them, such as val2017.')
-    if not files: raise BadFile(f'{path} has no images.')
-    place = Path(folder) if folder else _coco_folder(path, next(iter(files.values())))
+    place = Path(folder) if folder else coco_folder(path, next(iter(files.values())))
     return _set_of_rows(name, [files[o['image_id']] for o in notes], texts, place, path)
 
 # %% ../../nbs/api/data/18_retrieval.ipynb #00769576

@@ -17,6 +17,7 @@ from ..base.text import BadFile, counted, first_few, option, printable, python_o
 from ..base.files import cache_root, data_root, package_data, unzip_once
 from ..base.progress import say_once
 from ..stats.table import IDENTITY, MEANS, REFERENCE
+from ..stats.tasks import SingleLabel, single_label
 from .prompts import check_same_classes
 from .hashes import folder_hash
 from .shards import downloaded_path, local_copy, shard_files
@@ -46,7 +47,7 @@ class Suite:
     shifts:dict=None       # name -> ImageSet, the shifted test sets
     shift_validation:dict=None # name -> ImageSet, of some shifts
     shift_train:dict=None      # name -> ImageSet, of some shifts
-    metrics:tuple=('accuracy',)# of `wiseft.infer.scores.METRICS`, the official one first
+    metrics:tuple=None         # of `wiseft.infer.scores.METRICS`, the official one first; default those of the task
     def __post_init__(self):
         for split in ('train', 'validation', 'test'):
             images = getattr(self, split)
@@ -54,6 +55,11 @@ class Suite:
         fields = dict(shift_train='train', shift_validation='validation', shifts='test')
         for field, split in fields.items(): setattr(self, field, _with_roles(getattr(self, field), split))
         check_suite(self)
+        if self.metrics is None: self.metrics = self.task.metrics
+    @property
+    def task(self) -> SingleLabel:
+        "What the labels of all sets are"
+        return next((s.task for s in self.sets().values()), single_label)
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
         reference = dict(train=self.train, validation=self.validation, test=self.test)
@@ -322,7 +328,7 @@ def _sets_of_domains(table, images, domains, splits): # dict split -> `ImageSet`
         sets[d] = parts
     reference = sets.pop('')
     if not reference: raise ValueError(f'{table} has no rows of the reference.')
-    def classes(parts): return {s.classnames[i] for s in parts.values() for i in np.unique(s.labels)}
+    def classes(parts): return {c for s in parts.values() for c in {*s.classnames} - {*s.missing}}
     of_reference = classes(reference)
     for d, parts in sets.items(): _check_classes_of_domain(table, d, classes(parts), of_reference)
     # a domain without test images is no shifted set
@@ -596,6 +602,10 @@ def check_suite(
         if name in RESERVED or printable(name) != name: raise ValueError(
             f'A shifted set can not be called {name!r}: tables use that name, or it is not text on one line. Rename '
             'it.')
+    tasks = {images.task: name for (name, _), images in suite.sets().items()} # task -> a set that has it
+    kinds = ', and '.join(f'{name} has {task.words}' for task, name in tasks.items())
+    if len(tasks) > 1: raise ValueError(
+        f'{suite.name}: {kinds}. All sets of a suite are of one kind. Leave one out, or give it as a control set.')
     for (name, split), images in suite.sets().items():
         if not images.projection and images.pairs is None: check_same_classes(
             images.classnames, suite.classnames, f'{name} {split}', f'the suite {suite.name!r}')

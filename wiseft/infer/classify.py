@@ -14,6 +14,7 @@ from PIL import Image
 from ..base.text import BadFile, first_few, our_names
 from ..base.devices import device_of, memory_advice
 from ..base.distributed import from_all_processes
+from ..stats.tasks import single_label
 from ..data.columns import PathColumn
 from ..data.shards import local_copy, shard_files, shard_members
 from ..data.images import ImageSet
@@ -36,11 +37,11 @@ def classify(
     "The most probable classes of pictures without labels"
     check_classifier(classifier, 'classify(classifier, pictures)')
     files, rows, device = [], [], device_of(classifier)
-    top = min(top, len(classifier.classnames))
+    top, task = min(top, len(classifier.classnames)), getattr(classifier, 'task', single_label)
     def of_batch(idx, x): # yields for each image its number, its highest probabilities, and their classes
         logits = classifier(x[device]).cpu()
         check_not_broken(broken_rows(logits), pictures, default_name(classifier))
-        probabilities, classes = logits.double().softmax(1).topk(top)
+        probabilities, classes = task.probabilities(logits.double()).topk(top)
         return zip(idx, probabilities.tolist(), classes.tolist())
     for pictures in picture_sets(places, classifier.classnames):
         answers, unreadable = {}, [] # number of an image -> its row of the table; (number, reason)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from ..base.registry import Method, as_method, method
+from ..base.registry import Method, as_method, check_one_label, method
 from ..base.text import option, our_names, python_or_shell, warn_user
 from ..weights.merge import check_alpha, check_images, check_not_averages, check_not_swapped, prepare_merge
 from ..weights.merge import ready_to_average, warn_of_another_base, wise_ft
@@ -94,6 +94,7 @@ def members(
     check_not_swapped(zeroshot, finetuned)
     check_not_averages(zeroshot, finetuned)
     methods = _methods_to_sweep(by, parts)
+    for m in methods: check_one_label(m, getattr(finetuned, 'task', None))
     given_alphas = DEFAULT_ALPHAS if alphas is None else alphas
     inner_alphas = sorted({float(check_alpha(a)) for a in given_alphas} - {0., 1.})
     ends = _ends(zeroshot, finetuned, dict(name=name or default_name(zeroshot), seed=seed, precision=precision))
@@ -161,15 +162,18 @@ class OutputEnsemble(Member):
         **alpha        # `alpha`, if the method has one
     ):
         modules = [module for m in members for module in m.modules]
-        super().__init__(identity, members[0].classnames, members[-1].transform, modules)
+        super().__init__(identity, members[0].classnames, members[-1].transform, modules, members[-1].task)
+        check_one_label(method, self.task)
         self.method, self.members, self.alpha = method, members, alpha
     def compute(self, batch):
         features = dict(features=self.members[-1].features(batch)) if 'features' in self.method.parameters else {}
-        outputs = self.method(*[m(batch) for m in self.members], **features, **self.alpha)
-        if self.method.gives != 'probabilities': return outputs
+        logits = [self.task.as_softmax(m(batch)) for m in self.members]
+        outputs = self.method(*logits, **features, **self.alpha)
+        if self.method.gives != 'probabilities': return self.task.from_softmax(outputs)
         # logarithms of probabilities, of which one may have been rounded to 0; negative ones are none
         p = outputs.float()
-        return torch.where(p < 0, torch.nan, p.clamp_min(torch.finfo(torch.float32).tiny)).log()
+        log_p = torch.where(p < 0, torch.nan, p.clamp_min(torch.finfo(torch.float32).tiny)).log()
+        return self.task.from_softmax(log_p)
     def control(self, images):
         return OutputEnsemble(self.method, [m.on(images) for m in self.members], self.identity, **self.alpha)
     def restricted(self, images): return self.control(images) # each member by itself, before they are combined
@@ -225,7 +229,7 @@ class Average(Member):
         finetuned:ClassifierMember, # whose transform, heads of control sets, and row in tables it has, but for α
     ):
         identity = finetuned.identity | dict(method=method.title, alpha=alpha)
-        super().__init__(identity, path.target.classnames, finetuned.transform, [path.target])
+        super().__init__(identity, path.target.classnames, finetuned.transform, [path.target], finetuned.task)
         self.path, self.alpha, self.heads = path, alpha, finetuned.heads
     def features(self, batch): return self.path(self.alpha).features(batch.images[self.device])
     def tower_output(self, batch): return self.path(self.alpha).tower_output(batch.images[self.device])

@@ -16,9 +16,10 @@ from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import in_first_process, from_all_processes
 from ..base.progress import say_once, say_device
 from ..stats.intervals import groups_for_interval, mean_of_set
-from ..stats.retrieval import RETRIEVAL, recall_columns
+from ..stats.retrieval import recall_columns
 from ..stats.table import CONTROL_MEAN, INITIAL
 from ..stats.caveats import exchanged_classes
+from ..stats.tasks import captions, check_task, task_of
 from ..data.prompts import check_same_classes
 from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
@@ -44,7 +45,8 @@ def columns_per_image(
     if images.pairs is not None: return _columns_of_captions(members, images, **kwargs)
     initial = [name for name, m in members.items() if m.identity['method'] in INITIAL]
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
-    labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
+    task, metrics = images.task, [own for m in metrics if (own := m.of(images.task))]
+    labels = {m.device: task.tensor(images.labels).to(m.device) for m in members.values()}
     equal = equal_layers(modules) # which run once
     def columns_of_batch(idx, images_there): # numbers of the images, dict device -> the images there
         whole = idx[-1]-idx[0] == len(idx)-1
@@ -56,11 +58,15 @@ def columns_per_image(
                 check_shape(outputs[name], images, m.name)
         start = outputs[initial[0]] if len(initial) == 1 else None # what 'KL from start' compares with
         for name, m in members.items():
-            outcome = Outcome(outputs[name], labels[m.device][place], start)
+            outcome = Outcome(outputs[name], labels[m.device][place], start, task)
             columns[name, 'predicted'] = outcome.predicted
             columns[name, 'broken'] = broken_rows(outcome.outputs)
+            if not task.one_class: # NaN for an image of no class
+                right, judged = task.right(outcome.predicted, outcome.labels), task.judged(outcome.labels)
+                columns[name, 'right'] = torch.where(judged, right.float(), torch.nan)
             for metric in metrics:
-                if metric.per_image: columns[name, metric.column] = torch.as_tensor(metric.per_image(outcome))
+                if metric.per_image and (name, metric.raw) not in columns:
+                    columns[name, metric.raw] = torch.as_tensor(metric.per_image(outcome))
         return idx, columns
     with evaluation_context(modules):
         batches = list(each_batch(columns_of_batch, members.values(), images, common_transform(members), [], **kwargs))
@@ -76,19 +82,19 @@ def columns_per_image(
             out[name][k][rows] = column
     for name, m in members.items(): check_not_broken(out[name].pop('broken'), images, m.name)
     for columns in out.values(): # what needs all images of the set becomes one number for each
-        readable = columns['predicted'] >= 0
-        for metric in metrics:
-            if metric.per_image and metric.numbers: columns[metric.column] = _one_number(
-                metric, columns[metric.column], images, readable)
+        readable, of_set = columns['predicted'] >= 0, [m for m in metrics if m.per_image and m.numbers]
+        raw = {m.raw: columns[m.raw] for m in of_set}
+        for metric in of_set: columns |= _one_number(metric, raw[metric.raw], images, readable)
+        for name in raw.keys() - {m.column for m in of_set}: del columns[name]
     return out
 
-def _one_number(metric, column, images, readable): # (n,), NaN where an image is unreadable
+def _one_number(metric, column, images, readable): # dict: column -> (n,), NaN where an image is unreadable
     groups = groups_for_interval(images.groups, images.units)
     out, units = np.full(len(images), np.nan), groups and [g for g, r in zip(groups, readable) if r]
-    truth = Truth(np.asarray(images.labels)[readable], list(images.classnames), units)
-    try: out[readable] = metric_numbers(metric, column[readable], truth)
+    truth = Truth(images.task.truth(images.labels[readable]), list(images.classnames), units, images.task)
+    try: out[readable], bias = metric_numbers(metric, column[readable], truth)
     except ValueError as e: raise ValueError(f'{images.name}: {e}') from e
-    return out
+    return {metric.column: out} | ({f'{metric.column} bias': np.full(len(images), bias)} if bias else {})
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #28ca54d5
 def _columns_of_captions(members, images, **kwargs): # as `columns_per_image`
@@ -125,15 +131,22 @@ def _columns_of_captions(members, images, **kwargs): # as `columns_per_image`
                 out[name][k][readable[order]] = numbers
     return out
 
-def _is_retrieval(name): return METRICS[name].retrieval
+def _is_retrieval(name): return METRICS[name].task is captions
 
-def _with_retrieval(metrics, datasets): # list of `Metric`
-    "Metrics, with the usual ones of captions if a set has some and none is named; ValueError where no set has captions"
-    named, has_captions = [m.name for m in metrics if m.retrieval], any(s.pairs is not None for s in datasets.values())
-    if named and not has_captions: raise ValueError(
-        f'{named[0]} is a metric of images with captions, and no set has captions. Give '
-        + python_or_shell('a `RetrievalSet`, or control=[retrieval_set(…)].', '--retrieval PAIRS.'))
-    return metrics if named or not has_captions else [*metrics, *(METRICS[name] for name in RETRIEVAL)]
+def _for_all_tasks(metrics, datasets): # list of `Metric`
+    "Metrics, with the usual ones of a set that has none of them; ValueError for one that no set has"
+    tasks = dict.fromkeys(s.task for s in datasets.values())
+    for m in metrics:
+        if any(m.of(task) for task in tasks): continue
+        if m.task is captions: raise ValueError(
+            f'{m.name} is a metric of images with captions, and no set has captions. Give '
+            + python_or_shell('a `RetrievalSet`, or control=[retrieval_set(…)].', '--retrieval PAIRS.'))
+        there = next(iter(tasks))
+        raise ValueError(
+            f'{m.name} is a metric of images with {m.task.words}, and {first_few(datasets)} has {there.words}. Give '
+            f'another: {", ".join(there.metrics)}.')
+    more = [METRICS[name] for task in tasks if not any(m.of(task) for m in metrics) for name in task.metrics]
+    return [*metrics, *more]
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
 @our_names
@@ -162,7 +175,7 @@ def evaluate(
     members = {n: member(c, n, seed, precision) for n, c in given.items()}
     suite, datasets = _suite_and_sets(suite, split, control, members) # the sets by name, with control sets
     _warn_of_training(members, datasets)
-    metrics = _with_retrieval(chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',))), datasets)
+    metrics = _for_all_tasks(chosen_metrics(metrics or getattr(suite, 'metrics', suite.task.metrics)), datasets)
     kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else [] # not in the table
     first = next(iter(members.values()))
     say_device(first.device, first.identity['precision'], progress)
@@ -210,7 +223,10 @@ def _suite_and_sets(suite, split, control, members): # `Suite` or `ImageSet`, di
     if first.classnames != classnames:
         own = {d: _aside(s) for d, s in datasets.items() if s.classnames == first.classnames}
         if own: datasets, classnames = own, first.classnames
-    for m in members.values(): check_same_classes(m.classnames, classnames, m.name, repr(suite.name))
+    for m in members.values():
+        check_same_classes(m.classnames, classnames, m.name, repr(suite.name))
+        for images in datasets.values():
+            if images.pairs is None: check_task(m.task, images, m.name)
     return suite, datasets | control_sets(control, datasets) if control else datasets
 
 def _aside(images): # `ImageSet`
@@ -287,7 +303,7 @@ def was_trained_on(
 def _warn_of_exchanged_classes(columns, datasets):
     "Warn of classes that most members take for each other, in a ring"
     for d, images in datasets.items():
-        if images.pairs is not None: continue
+        if not images.task.one_class: continue
         predictions = [of_member['predicted'] for of_member in columns[d].values()]
         rings = Counter(ring for p in predictions for ring in exchanged_classes(images.labels, p))
         for ring, n in rings.items():
@@ -342,17 +358,17 @@ def _warn_of_training_images(members, suite, datasets, progress):
 # %% ../../nbs/api/infer/05_evaluation.ipynb #918bbd21
 def accuracy_and_chance(
     predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
-    labels:np.ndarray, # (n,) classes
+    labels:np.ndarray, # (n,) classes, or several labels per image, sparse
     groups:list|None=None # (n,) ids that the interval is over; None: images
 ): # (share that is right, low, high, share that guessing gives)
     "Accuracy with its interval, and the accuracy of the same predictions in random order"
     readable = predicted >= 0
     groups = groups and [g for g, r in zip(groups, readable) if r]
-    labels, predicted = labels[readable], predicted[readable]
-    n, interval = len(labels), mean_of_set(predicted == labels, groups)
-    n_classes = max(predicted.max(), labels.max()) + 1
-    answers, truth = (np.bincount(codes, minlength=n_classes) for codes in (predicted, labels))
-    return *interval, float(answers @ truth/n**2)
+    task, labels, predicted = task_of(labels), labels[readable], predicted[readable]
+    right = task.right(torch.as_tensor(predicted).long(), task.tensor(labels)).numpy()
+    truth = task.counts(labels, int(predicted.max()) + 1)
+    answers = np.bincount(predicted, minlength=len(truth))
+    return *mean_of_set(right, groups), float(answers @ truth/len(predicted)**2)
 
 def check_better_than_chance(
     members:dict, # name -> `Member`

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['batches', 'evaluation_context', 'each_batch', 'outputs_for_all', 'common_transform', 'broken_rows',
-           'check_not_broken', 'Predictions', 'predict', 'Features', 'extract_features']
+           'check_not_broken', 'Predictions', 'predict', 'Features', 'extract_features', 'calibrated']
 
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
 from collections.abc import Callable, Iterable
+from copy import copy
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fastcore.basics import chunked
@@ -23,6 +24,7 @@ from ..base.distributed import in_first_process, n_processes, from_all_processes
 from ..base.progress import with_progress
 from ..base.text import warn_user
 from ..weights.safetensors_io import state_hash
+from ..stats.tasks import check_task
 from ..data.prompts import check_same_classes
 from ..data.transforms import ClipTransform, two_step_transform
 from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
@@ -111,7 +113,7 @@ def shuffled_batches(
     order = images.subset(np.random.default_rng(seed).permutation(len(images)))
     while True:
         for idxs, x in batches(order, classifier.transform, [], batch_size, progress=False):
-            yield x.to(classifier.device), torch.as_tensor(order.labels[idxs], device=classifier.device)
+            yield x.to(classifier.device), order.task.tensor(order.labels[idxs]).to(classifier.device)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1ee9d126
 _keeping = [] # not empty within a block: blocks within it change nothing
@@ -284,7 +286,7 @@ def predict(
     for name, z in logits.items():
         check_shape(z, images, name)
         check_not_broken(broken_rows(z), images, name)
-    return Predictions(logits, torch.as_tensor(readable.labels), readable, skipped)
+    return Predictions(logits, readable.task.tensor(readable.labels), readable, skipped)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #ace17d57
 @dataclass
@@ -307,14 +309,38 @@ def extract_features(
     entry = open_entry(folder)
     if all(from_all_processes(entry is not None)): # else all compute, as they share the batches
         features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
-        return Features(features, torch.as_tensor(images.labels), images)
+        return Features(features, images.task.tensor(images.labels), images)
     with eval_mode(classifier): # `outputs_for_all` sees to that for modules, and is given a method
         outputs, readable, skipped = outputs_for_all(dict(features=classifier.features), images, classifier.transform,
                                              batch_size, workers=workers, progress=progress)
     features = outputs['features']
     # an entry has a row for each image of the set
     if not skipped and not rank(): write_entry(folder, features.numpy(), name=images.name)
-    return Features(features, torch.as_tensor(readable.labels), readable, skipped)
+    return Features(features, readable.task.tensor(readable.labels), readable, skipped)
+
+def calibrated(
+    classifier, # `ImageClassifier` for several labels per image
+    images, # `ImageSet`, such as validation images; or features (n, dim)
+    labels:torch.Tensor|None=None, # (n, n_classes) zeros and ones, of features
+): # `ImageClassifier`, which shares the image tower
+    "The classifier with a bias for each class, such that its mean probability on these images is its share of them"
+    if labels is None:
+        check_task(classifier.task, images, 'the classifier')
+        known = extract_features(classifier, images)
+        images, labels = known.features, known.labels
+    with torch.no_grad(): logits = classifier.head(images.to(classifier.device))
+    if classifier.head.bias is not None: logits = logits - classifier.head.bias.detach()
+    n = len(labels)
+    share = labels.mean(0).to(logits).clamp(.5/n, 1 - .5/n) # also where a class is on no image, or on all
+    low, high = (share.logit() - m for m in (logits.amax(0), logits.amin(0))) # the bias lies between them
+    for _ in range(40): # bisection
+        bias = (low + high)/2
+        too_high = (logits + bias).sigmoid().mean(0) > share
+        low, high = torch.where(too_high, low, bias), torch.where(too_high, bias, high)
+    new = copy(classifier)
+    new._modules = dict(classifier._modules)
+    new.head = type(classifier.head)(classifier.head.weight, bias, classifier.head.normalize)
+    return new
 
 def _features_folder(classifier, images): # Path or None
     "Where the cache has features; None for a transform or module of your own: nothing says all that it computes"

@@ -14,6 +14,7 @@ from torch import nn
 from ..base.text import option, warn_user
 from ..base.devices import device_of, fitting_precision, usual_precision
 from ..stats.table import INITIAL
+from ..stats.tasks import SingleLabel, single_label
 from ..data.images import ImageSet
 from ..models.head import cached_text_features, warn_of_texts, zeroshot_head
 from ..models.classifier import ImageClassifier, usual_templates
@@ -94,8 +95,9 @@ class Member:
         classnames:list[str], # one for each output
         transform:Callable, # PIL image -> tensor
         modules:list[nn.Module], # that it runs; one that is given twice counts once
+        task:SingleLabel=single_label, # of the images
     ):
-        self.identity, self.classnames = identity, list(classnames)
+        self.identity, self.classnames, self.task = identity, list(classnames), task
         self.transform, self.modules = transform, tuple(dict.fromkeys(modules))
         self.last_set = self.on_last_set = None
     def __call__(self, x): # (n, 3, height, width), or a `Batch` of them -> (n, n_classes)
@@ -127,7 +129,7 @@ class Member:
 class ControlMember(Member):
     "Features of another member under the head of a control set"
     def __init__(self, member:Member, images:ImageSet, head:nn.Module):
-        super().__init__(member.identity, images.classnames, member.transform, member.modules)
+        super().__init__(member.identity, images.classnames, member.transform, member.modules, images.task)
         self.member, self.head = member, head
     def features(self, batch): return self.member.features(batch)
     def compute(self, batch):
@@ -136,7 +138,7 @@ class ControlMember(Member):
 class RestrictedMember(Member):
     "Logits of another member for the own classes of a set, such as the 200 of ImageNet-R"
     def __init__(self, member:Member, images:ImageSet):
-        super().__init__(member.identity, images.classnames, member.transform, member.modules)
+        super().__init__(member.identity, images.classnames, member.transform, member.modules, images.task)
         self.member, self.images = member, images
     def features(self, batch): return self.member.features(batch)
     def compute(self, batch): return self.images.project(self.member(batch))
@@ -205,7 +207,8 @@ class ClassifierMember(Member):
         identity:dict,  # the columns of `WHO`
         heads:Member=None, # another member, whose heads of control sets this one takes; default its own
     ):
-        super().__init__(identity, classifier.classnames, classifier.transform, [model])
+        task = getattr(classifier, 'task', single_label)
+        super().__init__(identity, classifier.classnames, classifier.transform, [model], task)
         self.classifier, self.model, self.rounded, self.heads = classifier, model, model is not classifier, heads
     def features(self, batch): return batch.once(self.model.features, batch.images[self.device])
     def tower_output(self, batch): return self.model.tower_output(batch.images[self.device])

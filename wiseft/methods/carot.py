@@ -17,7 +17,7 @@ def carot_share(step:int, steps:int) -> float: # the part of the newest weights 
     if step % max(1, round(.02*steps)): return 0.
     return 1 - (.05 + .85*min(1, step/(.2*steps)))
 
-@method('loss', 'CaRot', '2311.01723', strength='distillation', trains_text=True,
+@method('loss', 'CaRot', '2311.01723', strength='distillation', trains_text=True, one_label=True,
         teacher=carot_share, needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
 def carot(

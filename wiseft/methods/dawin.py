@@ -16,7 +16,8 @@ def entropy(
     return torch.special.entr(logits.float().softmax(1)).sum(1)
 
 @method('ensemble', 'DaWin', '2410.03782', gives='alpha',
-        cost='two forward passes an image, and one for each α of the grid that a batch asks for')
+        cost='two forward passes an image, and one for each α of the grid that a batch asks for',
+        one_label=True)
 def dawin(zeroshot:torch.Tensor, finetuned:torch.Tensor) -> torch.Tensor: # (n,), an α for each image
     "An α per image: more fine-tuned weights where zero-shot is less sure"
     return torch.sigmoid(entropy(zeroshot) - entropy(finetuned))

@@ -42,7 +42,7 @@ def both_informations(base:ImageClassifier, finetuned:list, images:ImageSet, n_i
 
 @method('merge', 'Fisher', '2111.09832', strength='alpha', needs_base=True, prepare=both_informations,
         images_used=lambda train, validation, models, n_images=256: (2*min(n_images, validation),)*2,
-        needs='validation images', cost='a gradient for each of 256 images and both ends')
+        needs='validation images', cost='a gradient for each of 256 images and both ends', one_label=True)
 def fisher(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=.5, floor:float=1e-8):
     "Mean of the weights, weighted by their Fisher information"
     shares = [1-alpha] + [alpha/len(finetuned)]*len(finetuned)

@@ -12,7 +12,7 @@ from ..train.losses import Step, contrastive
 
 # %% ../../nbs/methods/flyp.ipynb #0f34d551
 @method('loss', 'FLYP', '2212.00638', trains_text=True, needs='a text tower and templates, or captions',
-        cost='the text tower on a caption for each image')
+        cost='the text tower on a caption for each image', one_label=True)
 def flyp(step:Step, multi_positive:bool=False) -> dict:
     "Contrastive loss of images and the captions of their classes"
     targets = None
@@ -21,7 +21,7 @@ def flyp(step:Step, multi_positive:bool=False) -> dict:
 
 # %% ../../nbs/methods/flyp.ipynb #772af622
 @method('loss', 'FLYP, multi-positive', '2212.00638', trains_text=True, needs='a text tower and templates, or captions',
-        cost='the text tower on a caption for each image')
+        cost='the text tower on a caption for each image', one_label=True)
 def flyp_multi_positive(step:Step) -> dict:
     "FLYP, where every caption of an image's class counts as right"
     return flyp(step, multi_positive=True)

@@ -18,7 +18,7 @@ from ..infer.inference import predict
 def _correct(classifiers, images): # dict name -> (n,) bool array; (n,) groups that a test is over, or None: images
     "Which of the readable images each classifier gets right"
     p = predict(classifiers, images, progress=False)
-    right = {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
+    right = {name: p.images.task.right(z.argmax(1), p.labels).numpy() for name, z in p.logits.items()}
     return right, groups_for_interval(p.images.groups, p.images.units)
 
 @method('search', 'greedy soup', '2203.05482', needs='several fine-tuned classifiers, validation images',

@@ -33,7 +33,7 @@ def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Ten
 
 # %% ../../nbs/methods/lp_ft.ipynb #9401366e
 @method('initialization', 'LP-FT', '2202.10054', needs='validation images',
-        cost='a pass over the images, 100 regressions',
+        cost='a pass over the images, 100 regressions', one_label=True,
         images_used=lambda train, validation, models: (train+validation, 0))
 def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:list=None): # 100 from 1e-7 to 100
     "Start from a linear probe, the one that is best on validation images"

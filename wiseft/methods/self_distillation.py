@@ -11,7 +11,8 @@ from ..base.registry import method
 from ..train.losses import Step
 
 # %% ../../nbs/methods/self_distillation.ipynb #4adb514a
-@method('loss', 'self-distillation', strength='weight', cost='a forward pass of the initial model: 4/3')
+@method('loss', 'self-distillation', strength='weight', cost='a forward pass of the initial model: 4/3',
+        one_label=True)
 def self_distillation(step:Step, weight:float=1., temperature:float=1.) -> dict:
     "Cross-entropy, plus the divergence of outputs from the initial model's"
     student = F.log_softmax(step.logits/temperature, 1)

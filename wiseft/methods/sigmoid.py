@@ -34,7 +34,7 @@ def sigmoid_loss(
     return sum(checkpoint(of_block, *block, use_reentrant=False) for block in blocks) # logits are computed twice
 
 @method('loss', 'sigmoid', '2303.15343', trains_text=True, decays_scale=False,
-        needs='a SigLIP, and templates or captions', cost='the text tower on a caption for each image')
+        needs='a SigLIP, and templates or captions', cost='the text tower on a caption for each image', one_label=True)
 def sigmoid(step:Step, multi_positive:bool=False) -> dict:
     "Sigmoid loss of images and the captions of their classes"
     if step.bias is None: raise ValueError(
@@ -47,7 +47,7 @@ def sigmoid(step:Step, multi_positive:bool=False) -> dict:
 
 # %% ../../nbs/methods/sigmoid.ipynb #d15fc535
 @method('loss', 'sigmoid, multi-positive', '2303.15343', trains_text=True, decays_scale=False,
-        needs='a SigLIP, and templates or captions', cost='the text tower on a caption for each image')
+        needs='a SigLIP, and templates or captions', cost='the text tower on a caption for each image', one_label=True)
 def sigmoid_multi_positive(step:Step) -> dict:
     "Sigmoid loss, where every caption of an image's class counts as right"
     return sigmoid(step, multi_positive=True)

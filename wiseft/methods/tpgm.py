@@ -48,7 +48,7 @@ def images_of_steps(train:int, validation:int, models:int, steps:int=200, batch_
     return n, n
 
 @method('search', 'TPGM', '2303.10720', needs_base=True, takes='one', images_used=images_of_steps,
-        needs='validation images', cost='200 batches forward and backward')
+        needs='validation images', cost='200 batches forward and backward', one_label=True)
 def tpgm(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
     "An α per tensor, learned on validation images of the reference"
     finetuned = list(named_models(finetuned).values())

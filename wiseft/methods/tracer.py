@@ -35,7 +35,7 @@ def _shares(steps):
     w = beta.pdf((np.arange(steps+1)+.5)/(steps+1), .5, .5)
     return (w/w.cumsum()).tolist()
 
-@method('loss', 'TRACER', '2605.29380', strength='strength', trains_text=True,
+@method('loss', 'TRACER', '2605.29380', strength='strength', trains_text=True, one_label=True,
         teacher=lambda step, steps: _shares(steps)[step+1], needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
 def tracer(step:Step, strength:float=1., weights:dict=None): # of terms; default the published ones

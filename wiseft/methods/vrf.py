@@ -40,7 +40,7 @@ def zeroshot_failures(zeroshot:object, finetuned:object, images:ImageSet): # for
 
 @method('ensemble', 'VRF', '2411.06966', gives='probabilities', prepare=zeroshot_failures,
         images_used=lambda train, validation, models: (3*validation, 0), needs='validation images',
-        cost='two forward passes an image, and its neighbors')
+        cost='two forward passes an image, and its neighbors', one_label=True)
 def vrf(zeroshot, finetuned, features, failures, k, a, b, temperatures): # (n, n_classes) probabilities
     "Probabilities mixed by distance to images that only fine-tuning gets right"
     share = torch.sigmoid((a - neighbor_distance(features, failures, k))/b)[:, None]

@@ -20,6 +20,7 @@ from ..base.files import atomic_path, sha256_file
 from ..base.devices import eval_mode
 from ..weights.safetensors_io import state_hash, unwrapped_state
 from ..weights.checkpoints import write_state_dict
+from ..stats.tasks import SingleLabel, single_label, task_named
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
 from .compatible import check_pair
@@ -50,7 +51,8 @@ class ImageClassifier(nn.Module):
         parents=(),     # hashes of the classifiers that it is the average of
         metrics:dict|None=None, # dict of what was measured
         recipe:dict|None=None, # dict of how it was fine-tuned: loss, what trains, lr, epochs, …
-        head_from_text:bool=False # is the text tower fine-tuned too? Then the head is built from it, with `templates`
+        head_from_text:bool=False, # is the text tower fine-tuned too? Then the head is built from it, with `templates`
+        task:str|SingleLabel='single-label' # or 'multi-label': may an image have several labels?
     ):
         super().__init__()
         self.clip, self.visual, self.head = clip, clip.model.visual, head
@@ -58,6 +60,7 @@ class ImageClassifier(nn.Module):
         self.alpha, self.parents = alpha, list(parents)
         self.metrics, self.recipe = dict(metrics or {}), dict(recipe or {})
         self.text = TextTower(clip.model) if head_from_text else None
+        self.task = task_named(task)
         self.beside = {} # file name -> table (.csv), text, or tensors that are saved beside it
         self.eval()
         rows = len(head.weight)
@@ -136,16 +139,19 @@ def usual_templates(
 def zeroshot_classifier(
     clip:Clip|str|nn.Module, # or what `as_clip` makes one of: a name, a folder, a model of open_clip
     classnames:list|str, # list of names, 'imagenet', or a suite or set of images, whose names are taken
-    templates:list|str|None=None # list of templates, or a list's name; default `usual_templates`
+    templates:list|str|None=None, # list of templates, or a list's name; default `usual_templates`
+    task:str|SingleLabel|None=None # 'multi-label' where an image may have several labels; default that of the images
 ): # `ImageClassifier` with alpha 0
     "Image tower and zero-shot head; the image tower is the CLIP's own, not a copy"
-    clip, classnames = as_clip(clip), getattr(classnames, 'classnames', classnames)
+    if task is None: task = getattr(classnames, 'task', single_label).of_classifier
+    task, clip, classnames = task_named(task), as_clip(clip), getattr(classnames, 'classnames', classnames)
     templates = find_templates(usual_templates(clip) if templates is None else templates)
     head = zeroshot_head(clip, classnames, templates)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # `zeroshot_head` has warned of repeated names
         names = find_classnames(classnames)
-    return ImageClassifier(clip, head, names, templates, alpha=0.)
+    if not task.one_class and head.bias is None: head.bias = nn.Parameter(head.weight.new_zeros(len(names)))
+    return ImageClassifier(clip, head, names, templates, alpha=0., task=task)
 
 # %% ../../nbs/api/models/11_classifier.ipynb #bb1b2241
 @patch
@@ -153,10 +159,10 @@ def zeroshot_classifier(
 def predict_image(self:ImageClassifier,
     image # image file, PIL image, or array or tensor as `as_picture` takes it
 ): # Series of probabilities by class name, largest first
-    "Probabilities for one picture"
+    "Probabilities for one picture: of several labels, one for each class by itself"
     image = open_image(image) if isinstance(image, (str, Path)) else as_picture(image)
     with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
-    p = logits.cpu().double().softmax(0).numpy() # there is no float64 on Apple's GPUs
+    p = self.task.probabilities(logits.cpu().double()).numpy() # there is no float64 on Apple's GPUs
     return pd.Series(p, index=self.classnames, name='probability').sort_values(ascending=False, kind='stable')
 
 # %% ../../nbs/api/models/11_classifier.ipynb #7de9d715
@@ -199,7 +205,7 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
     if not self.templates: raise ValueError(
         f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built '
         f'with them. Make it with {python_or_shell("zeroshot_classifier", "`wiseft zeroshot`")}.')
-    about = {k: getattr(self, k) for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
+    about = {k: getattr(self, k) for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe', 'task')}
     new = ImageClassifier(self.clip, self.head, **about, head_from_text=True)
     new.beside = self.beside
     return new

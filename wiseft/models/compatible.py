@@ -47,6 +47,8 @@ def check_pair(
     """
     check_same_classes(a.classnames, b.classnames, 'one classifier', 'the other',
                        'Average models of the same classes: rows of both heads must mean the same.')
+    if a.task is not b.task: raise ValueError(
+        f'One classifier is for {a.task.words}, the other for {b.task.words}. Average models of the same task.')
     _check_equal(a.clip.preprocess, b.clip.preprocess, 'preprocessing')
     _check_equal(_architecture(a), _architecture(b), 'architecture')
     lengths = [n for c in (a, b) if (n := getattr(c.clip.model, 'context_length', None))]

@@ -59,7 +59,8 @@ def load_classifier(
         head = ClassificationHead(**head_state, normalize=normalize).to(clip.device)
         for name in own_head:
             clip.own_head = ClassificationHead(**read_state_dict(folder/name), normalize=False).to(clip.device)
-        c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
+        c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False),
+                            task=card.get('task', 'single-label'))
     except (TypeError, ValueError) as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
     # in other precisions, loading rounds the weights, and hashes differ

@@ -16,6 +16,7 @@ from ..base.lazy import open_clip
 from ..weights.tensors import check_finite, is_same_mask
 from ..weights.safetensors_io import TensorFile, state_hash, unwrapped_state
 from ..weights.checkpoints import write_state_dict
+from ..stats.tasks import TASKS, single_label
 from .open_clip_config import read_json, write_json
 
 # %% ../../nbs/api/models/02_save.ipynb #fb7cecd2
@@ -88,6 +89,7 @@ def new_card(
         clip=clip, versions=versions, files=files)
     if c.head_from_text: card['head_from_text'] = True # only where the text tower trained
     if c.clip.own_head is not None: card['own_head'] = own_head_name # only of image models that came with a head
+    if c.task is not single_label: card['task'] = c.task.name
     card = json.loads(json.dumps(card, default=float)) # tuples become lists, as they will be read: for the hash
     return card | dict(sha256=_card_hash(card))
 
@@ -116,6 +118,7 @@ def _check_card(card, path):
         if not isinstance(name, str) or not isinstance(tag, str|None): wrong.append('clip')
         if card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
         if card.get('own_head', own_head_name) != own_head_name: wrong.append('own_head')
+        if not isinstance(task := card.get('task', single_label.name), str) or task not in TASKS: wrong.append('task')
     if wrong: raise BadFile(
         f'{path}: {first_few(wrong)} is missing or not what a classifier has. Copy the folder again.')
 

@@ -95,10 +95,11 @@ def image_classifier(
 # %% ../../nbs/api/models/13_vision.ipynb #a92febaa
 def blank_classifier(
     vision:Clip, # from `load_vision`, or a `Clip`
-    classnames:list # list of str
+    classnames:list, # list of str
+    task:str='single-label' # or 'multi-label'
 ): # `ImageClassifier`, all of whose classes are equally probable
     "The tower with a zero head, to train a linear probe"
     names = find_classnames(classnames)
     n = len(names)
     head = ClassificationHead(torch.zeros(n, vision.dim), torch.zeros(n), normalize=False)
-    return ImageClassifier(vision, head.to(vision.device), names)
+    return ImageClassifier(vision, head.to(vision.device), names, task=task)

@@ -157,6 +157,7 @@ def _merge_classifiers(recipe, output, device, force, auto, metric, keep, contro
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
     from wiseft.data.retrieval import retrieval_set
+    from wiseft.infer.inference import calibrated
     from wiseft.infer.rules import choose_alpha,keeps
     from wiseft.models.load import load_classifier
     from wiseft.weights.merge import check_not_swapped
@@ -183,6 +184,9 @@ def _merge_classifiers(recipe, output, device, force, auto, metric, keep, contro
                 base, finetuned, images, rule, recipe.method, metric=metric or 'accuracy'))
         elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
         merged = classifier_by_recipe(recipe, output, load, images)
+        if auto and not merged.task.one_class: # an average of biases fits neither end's probabilities
+            say('each class gets the bias with which its mean probability on validation images is its share of them')
+            merged = calibrated(merged, images)
         # a search's steps, a row per model: accuracy alone, of the soup before and after, McNemar's p, is it taken?
         if 'trace.csv' in merged.beside:
             trace = merged.beside['trace.csv']

@@ -294,9 +294,12 @@ def _load_images(data, shift, table, classnames): # `Suite`
 
 def _check_metric(metric, images):
     "ValueError if a metric can't choose α on the validation images"
+    from wiseft.infer.rules import metric_for
     from wiseft.infer.scores import Truth, one_metric
     metric, validation = one_metric(images.metrics[0] if metric == 'suite' else metric), images.validation
-    if validation is not None and metric.numbers and not metric.per_image: # it needs classes alone
+    if validation is None: return
+    metric = metric_for(metric, validation)
+    if metric.numbers and not metric.per_image: # it needs classes alone
         metric.numbers(validation.labels, Truth(validation.labels, validation.classnames))
 
 def _sets_that_changed(folder, images, pairs): # names of sets for which results.csv has other images

@@ -44,6 +44,9 @@ ClassNames = Annotated[Optional[Path], typer.Option('--classnames',
 Templates = Annotated[Optional[List[str]], typer.Option('--templates',
     help='Prompt templates: icons, openai, simple, plain, or your own with {} in it (repeat it for several). Default: '
          'icons for iconclip, else openai.')]
+TaskName = Annotated[Optional[StrEnum('TaskName', 'single-label multi-label')], typer.Option('--task',
+    help='multi-label: an image may have several labels, each with a probability of its own. Default: that of the '
+         'images, where CLASSES are images.')]
 
 # %% ../../nbs/api/shell/02_train.ipynb #f25a64db
 @command('wiseft zeroshot icons -o zeroshot',
@@ -59,7 +62,7 @@ def zeroshot(
     model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
     classnames:ClassNames=None, preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
     context_length:ContextLength=None, group:Group=None, column:Column=None, reference_domain:ReferenceDomain=None,
-    device:Device=None, force:Force=False,
+    task:TaskName=None, device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
     from wiseft.base.files import atomic_path
@@ -71,17 +74,18 @@ def zeroshot(
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu,
                          context_length=context_length)
-        names = _classnames_from_argument(classes, classnames, of_table(group, column, reference_domain))
+        source = _classes_of_argument(classes, classnames, of_table(group, column, reference_domain))
+        names = getattr(source, 'classnames', source)
         say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0] # may name a list, such as openai
-        classifier = zeroshot_classifier(clip, names, templates or None)
+        classifier = zeroshot_classifier(clip, source, templates or None, task and str(task))
         example = prompts(classifier.classnames[0], classifier.templates)[-1]
         say(f'classes {first_few(classifier.classnames)}; prompts such as {example!r}')
         classifier.save(tmp)
     wrote(output)
 
 # classnames: file with names for numbered class folders; table: as `of_table` returns it
-def _classnames_from_argument(classes, classnames, table={}): # list
+def _classes_of_argument(classes, classnames, table={}): # list, or `ImageSet`, which has them
     "The class names that the argument stands for: names, a published set, images, or a text file"
     from wiseft.data.labels import holds_images
     from wiseft.data.layouts import FAMILIES,set_classes
@@ -91,7 +95,7 @@ def _classnames_from_argument(classes, classnames, table={}): # list
     # shifted sets of ImageNet with classes of their own, besides the suites
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or holds_images(classes, table.get('file')):
-        return next(iter(sets_of(classes, classnames and read_classnames(classnames), **table).values())).classnames
+        return next(iter(sets_of(classes, classnames and read_classnames(classnames), **table).values()))
     if Path(classes).is_file(): return read_classnames(classes)
     raise ValueError(
         f'{classes!r} is neither a file nor a folder nor comma-separated names. Give one of these, or the name of a '
@@ -177,7 +181,7 @@ def probe(
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
-                             seed=seed)
+                             seed=seed, task=train.task)
         if tmp: probe.save(tmp)
     wrote(output)
 

@@ -17,7 +17,7 @@ from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
 from ..analysis.predictions import KeptPredictions, compare_ends, find_ends, metric_to_compare
 from ..analysis.decision import decide
-from ..infer.scores import has_captions, prediction_rows, score
+from ..infer.scores import prediction_rows, score, task_of_rows
 from ..analysis.flips import changed_images, forgotten_images, some_changes
 from ..analysis.forgetting import what_it_forgot
 from ..analysis.classes import by_class, confusion_matrix, reliability, roc_curve
@@ -331,7 +331,7 @@ def _macro_f1(predictions, alpha): # words
     words = []
     for m, which in find_ends(predictions, alpha).items():
         rows = reference_rows(predictions.frame(**which))
-        if has_captions(rows): return ''
+        if not task_of_rows(rows).one_class: return ''
         [f1] = score(rows, ['macro-F1']).value # of a table with one row
         words.append(f'{NAMES.get(m, m)} {100*f1:.1f} %')
     return ', '.join(words)
@@ -346,7 +346,7 @@ def _class_panel(stop, predictions): # HTML; '' where its predictions are not ke
     if not len(indices): return ''
     answers = prediction_rows(predictions.images, *predictions.members[indices[0]]) # of several seeds the first
     of_reference = reference_rows(answers)
-    if has_captions(of_reference) or not of_reference.correct.notna().any(): return ''
+    if not task_of_rows(of_reference).one_class or not of_reference.correct.notna().any(): return ''
     n = of_reference.label.nunique()
     t = by_class(of_reference, _WORST if n > _MOST_CLASSES else None)
     few = f' These {_WORST} of {n} classes have the lowest recall.' if n > _MOST_CLASSES else ''
@@ -400,7 +400,7 @@ def _confusion_table(counts): # HTML
 def _confidence_figures(answers, of_classes): # list of HTML
     "Reliability of every set; of two classes the ROC curve"
     sets = {d: rows for d, rows in answers[answers.role!='control'].groupby('dataset', sort=False, observed=True)
-            if not has_captions(rows)}
+            if task_of_rows(rows).one_class}
     reference = reference_rows(answers).dataset.iloc[0]
     figure = plot_reliability({d: reliability(rows) for d, rows in sets.items()}, reference)
     figures = [html_figure(

@@ -27,7 +27,7 @@ MEANS = MEAN, CONTROL_MEAN # rows that are means and not sets
 
 # %% ../../nbs/api/stats/04_table.ipynb #efc3ef64
 BOUNDED = ['accuracy', 'top-5', 'macro-F1', 'micro-F1', 'balanced accuracy', 'AUROC', 'worst-group accuracy',
-           'ECE (15 bins)', *(f'{way}recall@{k}' for way in ('', 'image to text ', 'text to image ')
+           'ECE (15 bins)', 'mAP', 'hit@1', *(f'{way}recall@{k}' for way in ('', 'image to text ', 'text to image ')
                               for k in (1, 5, 10))] # metrics that are fractions
 
 # %% ../../nbs/api/stats/04_table.ipynb #30b8571c

@@ -76,7 +76,7 @@ def read_recipes(
     raise BadFile(f'{path} holds no recipes: expected an object of them, by name.')
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #c1b0a002
-_clip_benchmark_names = {'accuracy': 'acc1', 'top-5': 'acc5'}
+_clip_benchmark_names = {'accuracy': 'acc1', 'top-5': 'acc5', 'mAP': 'mean_average_precision'}
 
 def write_clip_benchmark(
     table:pd.DataFrame, # results

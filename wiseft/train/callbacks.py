@@ -19,6 +19,7 @@ from ..base.text import option, warn_user
 from ..base.distributed import from_all_processes, rank
 from ..base.progress import PAUSE, SAID, duration
 from ..models.classifier import ImageClassifier
+from .loaders import is_captions
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #ad0cfd2e
 class FreezeBatchNorm(Callback):
@@ -151,9 +152,10 @@ class Watch(Callback):
 
     def after_train(self): self.look()
     def after_loss(self):
-        if self.training or not self.yb or self.yb[0].ndim > 1: return
-        self.right = self.right + (self.pred.argmax(1) == self.yb[0]).sum()
-        self.n_images += len(self.yb[0])
+        if self.training or not self.yb or is_captions(self.yb[0]): return
+        y, task = self.yb[0].as_subclass(torch.Tensor), self.learn.task
+        self.right = self.right + task.right(self.pred.argmax(1), y).sum()
+        self.n_images += int(task.judged(y).sum())
 
     def after_epoch(self):
         start = self.learn.initial_accuracy # None in `validate` before the first fit
@@ -174,12 +176,12 @@ def validation_accuracy(learn:Learner):
     learn.model.eval()
     device, right, n = next(learn.model.parameters()).device, 0, 0
     for x, y in learn.dls.valid:
-        if y.ndim > 1: return 0.
+        if is_captions(y): return 0.
         with learn.in_precision(): pred = learn.model(x.as_subclass(torch.Tensor).to(device))
         own = getattr(learn.dls.valid, 'own', None) # the first `own` images are those of this process
         y = y.as_subclass(torch.Tensor).to(device)[:own]
-        right = right + (pred[:own].argmax(1) == y).sum()
-        n += len(y)
+        right = right + learn.task.right(pred[:own].argmax(1), y).sum()
+        n += int(learn.task.judged(y).sum())
     counts = from_all_processes((int(right), n)) # of each process: number of correct answers, number of images
     return sum(right for right, _ in counts)/sum(n for _, n in counts)
 

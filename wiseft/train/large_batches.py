@@ -19,7 +19,7 @@ from ..base.distributed import from_all_processes, gathered, rank
 from ..base.files import is_out_of_memory
 from ..base.progress import say_once
 from ..models.clip import text_features
-from .losses import Loss, Step, tower_precision
+from .losses import Loss, Step, TaskLoss, tower_precision
 
 # %% ../../nbs/api/train/07_large_batches.ipynb #caf59ce2
 class LargeBatchLearner(Learner):
@@ -100,7 +100,8 @@ def can_split(self:LargeBatchLearner): # bool
     "Whether a batch may be computed in parts: not if MixUp, another loss, or BatchNorm may look at all of it"
     if self.recipe['train_batchnorm']: return False
     if self.whole_batch_loss: return not self.whole_batch_loss.loss.layers
-    return isinstance(self.loss_func, CrossEntropyLossFlat) # a mean over images; MixUp puts another one in its place
+    # means over images; MixUp puts another one in their place
+    return isinstance(self.loss_func, (CrossEntropyLossFlat, TaskLoss))
 
 # %% ../../nbs/api/train/07_large_batches.ipynb #5829270e
 @patch(as_prop=True)

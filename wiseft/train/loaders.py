@@ -27,6 +27,7 @@ from ..base.files import available_cores, sha256_file
 from ..base.distributed import n_processes, share
 from ..base.progress import reports_progress
 from ..weights.safetensors_io import state_hash
+from ..stats.tasks import SingleLabel, check_task, single_label, task_of
 from ..data.prompts import check_same_classes
 from ..data.decoding import UnreadableImage, open_image
 from ..data.transforms import OwnTransform, two_step_transform
@@ -122,7 +123,7 @@ class PixelSource:
         return TensorImage(x), self.labels(readable)
 
     def labels(self, idxs:list):
-        y = torch.from_numpy(self.images.labels[idxs])
+        y = self.images.task.tensor(self.images.labels[idxs])
         return TensorCategory(y if self.tokens is None else self.tokens[y])
 
     def stand_in(self): return TensorImage(torch.zeros(1, 3, *self.size, dtype=torch.uint8)), self.labels([0])
@@ -266,7 +267,7 @@ def _image_by_image(images, clip): # fastai's `Datasets`
     items = [OneImage(images, i) for i in range(len(images))]
     # do_setup=False: fastai would open the first image, which may be unreadable
     opened = TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types])
-    labels = TfmdLists(items, ClassLabels(images.classnames), do_setup=False, types=[OneImage])
+    labels = TfmdLists(items, ClassLabels(images.classnames, images.task), do_setup=False, types=[OneImage])
     return Datasets(tls=[opened, labels])
 
 def _labeled_sets(images, validation, classnames): # two `ImageSet`s
@@ -289,9 +290,10 @@ class ClassLabels(Transform):
     "Class labels with names for display"
     loss_func = CrossEntropyLossFlat() # as fastai's `Categorize`
     order = 1
-    def __init__(self, vocab:list): self.vocab, self.c = list(vocab), len(vocab)
-    def encodes(self, o:OneImage): return TensorCategory(int(o.images.labels[o.i]))
-    def decodes(self, o): return Category(self.vocab[int(o)])
+    def __init__(self, vocab:list, task:SingleLabel=single_label):
+        self.vocab, self.c, self.task = list(vocab), len(vocab), task
+    def encodes(self, o:OneImage): return TensorCategory(self.task.item(o.images.labels, o.i))
+    def decodes(self, o): return Category(self.task.names(o, self.vocab))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #60f0e31b
 def few_dataloaders(
@@ -363,6 +365,20 @@ def unaugmented_batches(
     if hasattr(dl, 'items'): return dls.test_dl(dl.items, with_labels=True)
     return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
 
+def features_of(dls, dl, classifier): # (n, dim), labels
+    "Features of a loader's images, without random crops, and their labels"
+    pixels = getattr(dl, 'source', None) # of loaders from `clip_dataloaders`
+    if isinstance(pixels, PixelSource): # an earlier training may have left them in the cache
+        cached = extract_features(classifier, pixels.images, dl.bs, progress=pixels.progress)
+        for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
+        return cached.features, cached.labels
+    batches = [] # (features, labels) of each batch
+    for x, y in unaugmented_batches(dls, dl):
+        with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
+        y = torch.as_tensor(y).cpu()
+        batches.append((f.cpu(), y if y.is_floating_point() else y.long()))
+    return tuple(map(torch.cat, zip(*batches)))
+
 def feature_dataloaders(
     dls:DataLoaders, # of images
     classifier:ImageClassifier,
@@ -370,17 +386,7 @@ def feature_dataloaders(
     "Loaders of cached features, computed without random crops"
     loaders = []
     for dl in dls:
-        pixels = getattr(dl, 'source', None) # of loaders from `clip_dataloaders`
-        if isinstance(pixels, PixelSource): # an earlier training may have left them in the cache
-            cached = extract_features(classifier, pixels.images, dl.bs, progress=pixels.progress)
-            for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
-            features, labels = cached.features, cached.labels
-        else:
-            batches = [] # (features, labels) of each batch
-            for x, y in unaugmented_batches(dls, dl):
-                with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
-                batches.append((f.cpu(), torch.as_tensor(y).long().cpu()))
-            features, labels = map(torch.cat, zip(*batches))
+        features, labels = features_of(dls, dl, classifier)
         data, source = TensorDataset(features, labels), FeatureSource(features, labels, images_of(dl))
         bs, shuffle = getattr(dl, 'bs', None) or dl.batch_size, getattr(dl, 'shuffle', dl is dls.train)
         loaders.append(ClipDL(data, source=source, seed=getattr(dl, 'seed', 0), bs=bs, shuffle=shuffle, num_workers=0))
@@ -404,7 +410,13 @@ def check_dataloaders(
         vocab, list(classifier.classnames), 'the DataLoaders', 'the classifier', 'Make the classifier with '
         'list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False) of its class names.')
     if x is not None: _check_images(dls, x, classifier.clip)
-    return captioned
+    if captioned: return True
+    for dl in dls:
+        if (images := images_of(dl)) is not None: check_task(classifier.task, images, 'the classifier')
+    if x is not None and (task := task_of(y)) is not classifier.task: raise ValueError(
+        f'The DataLoaders give {task.words}, and the classifier was made for {classifier.task.words}. Make it with '
+        f'zeroshot_classifier(clip, classnames, task={task.name!r}).')
+    return False
 
 def _is_made_for(clip, dl): # bool
     "Whether a loader is as `clip_dataloaders` makes it for this CLIP, with open_clip's transform"

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from functools import partial
 from pathlib import PurePath
 from torch import nn
-from ..base.registry import FromModels, MergeMethod, Method, as_method, method
+from ..base.registry import FromModels, MergeMethod, Method, as_method, check_one_label, method
 from ..base.text import option, warn_user
 from .tensors import check_compatible, check_finite, is_finite, is_running_statistic, is_same_mask
 from .tensors import is_weight, lerp_into, weighted_sum
@@ -353,7 +353,7 @@ class Chain(MergeMethod):
         super().__init__(outer.function, 'merge', f'{inner.name}+{outer.name}', papers, strength=outer.strength,
                          needs=inner.needs, cost=inner.cost, prepare=inner.prepare or outer.prepare,
                          images_used=inner.images_used, needs_base=inner.needs_base or outer.needs_base,
-                         takes=inner.takes, parts=parts or outer.parts)
+                         takes=inner.takes, parts=parts or outer.parts, one_label=inner.one_label or outer.one_label)
         def prefixed(parameters): # hyperparameters of the inner merge, under the names that the chain gives them
             return {self.prefix+k: p for k, p in parameters.items() if p.default is not p.empty}
         self.parameters = outer.parameters | prefixed(inner.parameters)
@@ -423,6 +423,7 @@ def check_models(
     if method.takes == 'two or more' and n < 2: raise ValueError(
         f'{method.name} takes two fine-tuned models or more, from different seeds. It got {n}.')
     if base is not None and not isinstance(base, Mapping): _check_ends(method, base, finetuned)
+    for m in finetuned: check_one_label(method, getattr(m, 'task', None))
 
 def _check_ends(method, base, finetuned): # classifiers
     for model in finetuned: check_not_swapped(base, model)
