@@ -21,6 +21,7 @@ from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.cost import training_memory
 from wiseft.shell.cli import app
 from wiseft.data.retrieval import retrieval_set
+from wiseft.data.objects import image_set
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import members, sweep
 from wiseft.infer.rules import choose_alpha
@@ -38,6 +39,7 @@ from wiseft.models.testing import pico_clip
 from wiseft.bench.plan import takes_several
 from wiseft.methods.index import all_methods
 from wiseft.infer.scores import METRICS
+from wiseft.stats.tasks import single_label
 
 PLACE = os.environ.get("WISEFT_CHECKED", "other")  # `make gpu` checks the card that there is
 PLACES = "cpu", PLACE
@@ -532,7 +534,7 @@ def tables(make):
 
 
 def test_evaluate(given):
-    ordinary = [m for m in METRICS if m != "worst-group accuracy" and not METRICS[m].retrieval]
+    ordinary = [m for m in METRICS if m != "worst-group accuracy" and METRICS[m].task is single_label]
     refuse_double(False)  # which metrics use wherever it is
     def both(place): return dict(start=given.starts[place], finetuned=given.finetuned[place][0])
     table = tables(lambda place: evaluate(both(place), given.suite, metrics=ordinary, precision="fp32", progress=False))
@@ -547,6 +549,23 @@ def test_retrieval(given):
     how = dict(alphas=[0, .5, 1], name="tiny", precision="fp32", progress=False)
     table = tables(lambda place: sweep(*both(place), pairs, **how))
     assert {"image to text recall@1", "text to image median rank"} <= set(table.metric)
+
+
+def test_several_labels(given):
+    rng = np.random.default_rng(0)
+    pictures, shown = rng.integers(0, 200, (48, 48, 48, 3), dtype=np.uint8), rng.random((48, 3)) < .5
+    for i, c in zip(*shown.nonzero()):
+        pictures[i, 16*c:16*c + 16] += 50
+    images = image_set((pictures, [[f"part {c}" for c in np.flatnonzero(s)] for s in shown]), name="parts")
+
+    def ends(place):
+        start = zeroshot_classifier(given.starts[place].clip, images.classnames, task="multi-label")
+        return start, finetune(start, images, images, **SETTINGS)
+    both = {place: ends(place) for place in PLACES}
+    check_equal({place: weights(finetuned) for place, (_, finetuned) in both.items()}, weights(both["cpu"][0]))
+    how = dict(alphas=[0, .5, 1], name="tiny", precision="fp32", progress=False)
+    here, there = (sweep(*both[place], images, **how) for place in PLACES)
+    np.testing.assert_allclose(here.value, there.value, atol=2e-2)
 
 
 @counting

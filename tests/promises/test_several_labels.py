@@ -39,6 +39,7 @@ finetune, linear_probe = later("wiseft.train.learner", "finetune", "linear_probe
 clip_learner = later("wiseft.train.learner", "clip_learner")
 find_method = later("wiseft.base.registry", "find_method")
 all_methods = later("wiseft.methods.index", "all_methods")
+EMA = later("wiseft.methods.ema", "EMA")
 check_bench_suite = later("wiseft.bench.run", "check_bench_suite")
 QUIET = dict(progress=False)
 NAMES = ["red", "green", "blue"]
@@ -277,7 +278,8 @@ def test_output_ensembles_average_probabilities(ends, suite):
 
 @pytest.mark.parametrize("settings", [
     dict(train="head", lr=1e-1), dict(class_weights="balanced", label_smoothing=.1), dict(accumulate=2, batch_size=16),
-    dict(shards=2), dict(loss="L2-SP"), dict(constraint="decoupled L2-SP")], ids=lambda s: next(iter(s)))
+    dict(shards=2), dict(loss="L2-SP"), dict(loss="LDIFS"), dict(constraint="decoupled L2-SP")],
+    ids=lambda s: " ".join(map(str, next(iter(s.items())))))
 def test_training_learns(start, suite, settings):
     all_methods()
     settings = dict(lr=1e-2, batch_size=32) | settings
@@ -285,6 +287,16 @@ def test_training_learns(start, suite, settings):
     before, after = (evaluate(c, suite.test, metrics=["mAP"], **QUIET).value[0] for c in (start, tuned))
     assert after > before and tuned.task is multi_label
     assert "validation hit@1" in tuned.metrics
+
+
+@pytest.mark.parametrize("train", ["last:1", "LoRA"])
+def test_parts_of_a_tower_learn_and_are_averaged(suite, train):
+    all_methods()
+    vit = zeroshot_classifier(pico_classifier(NAMES, transformer=True).clip, suite, ["a {} picture"])
+    average = EMA(.8)
+    tuned = finetune(vit, suite, epochs=4, precision="fp32", lr=1e-2, batch_size=32, train=train, cbs=average, **QUIET)
+    of = [evaluate(c, suite.test, metrics=["mAP"], **QUIET).value[0] for c in (vit, tuned, average.classifier)]
+    assert of[1] > of[0] and of[2] > of[0] and average.classifier.task is multi_label
 
 
 def test_parts_of_a_batch_are_the_batch(start, suite):
