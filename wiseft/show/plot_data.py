@@ -47,7 +47,7 @@ def frontier(
     return labeled(x.merge(y, on=POINT_KEYS, suffixes=('_reference','_shift')))
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #d11ede4b
-def capital(text:str) -> str: return text[:1].upper() + text[1:] # AUROC stays AUROC
+def capital(text:str) -> str: return text if text[1:2].isupper() else text[:1].upper() + text[1:] # mAP stays mAP
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #af03cee7
 def accuracy_words(
