@@ -594,7 +594,7 @@ def _(page):
     zs, half, logits, mixed, ft = (five_seeds()(method=m) for m in (
         "zero-shot", "weight-space", "logits", "probabilities", "fine-tuned"))
     page.table("| | reference | under shift |", [[v.mean(on) for on in BOTH] for v in (zs, ft, half)])
-    page.table("mean = combine_seeds(results)", [[v.mean(on) for on in ("reference", *SHIFTS, "shift")]
+    page.table("mean = combine_seeds(results)", [[v.mean(on) for on in (*BOTH, *SHIFTS)]
                                                  for v in (zs, half, logits, mixed, ft)])
 
 
