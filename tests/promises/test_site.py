@@ -319,10 +319,10 @@ def test_code_has_room_and_wraps(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("earlier, address", MOVED.items())
-def test_a_page_that_moved_is_found_at_its_earlier_address(page, earlier, address):
+@pytest.mark.parametrize("earlier, now", MOVED.items())
+def test_a_page_that_moved_is_found_at_its_earlier_address(page, earlier, now):
     page.goto(earlier)
-    page.wait_for_url(f"**/{address}")
+    page.wait_for_url(f"**/{now}")
     assert page.locator("h1.title").inner_text() == "Which method: the evidence"
 
 

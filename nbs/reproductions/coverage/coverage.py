@@ -254,7 +254,7 @@ def rows_of(labels, logits, group, metric, grouped):
     if metric.per_image:
         column = special.log_softmax(logits, 1) if metric.name != 'quadratic kappa' else logits.argmax(1)
         units = rows.group.tolist() if grouped else None
-        rows[metric.column] = metric_numbers(metric, column, Truth(labels, names, units))
+        rows[metric.column], _ = metric_numbers(metric, column, Truth(labels, names, units)) # no bias: not mAP
     return rows
 
 
