@@ -710,6 +710,42 @@ def _(page):
     page.table("word_pairs = ", [apart(*pair, folder="words") for pair in pairs])
 
 
+# ---------- what an ImageNet model still knows ----------
+
+OLD, ALPHAS = ("ImageNet samples", "Caltech-101"), (0, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
+PACS = "cartoon", "sketch", "art_painting", "photo"
+
+
+@cache
+def remembered(*styles):
+    "Points along α: of three seeds and each new image right or wrong, and of an old one the mean over styles."
+    def kept(style, seed):
+        with np.load(unpacked(HERE / "remembered") / f"lite0, {style}, seed {seed}.npz") as f:
+            keys, right = json.loads(str(f["classifiers"])), f["answers"] == f["labels"]
+            right = right[[keys.index(["plain", a]) for a in ALPHAS]]
+            return {d: right[:, f["datasets"] == d] for d in ("reference", *OLD)}
+    runs = [[kept(style, seed) for style in styles] for seed in (20, 21, 22)]
+    new = [np.concatenate([of["reference"] for of in seed], 1) for seed in runs]
+    old = [np.concatenate([np.mean([of[d] for of in seed], 0) for d in OLD], 1) for seed in runs]
+    points = np.concatenate([np.stack(new, 1), np.stack(old, 1)], 2)
+    sets = ["reference"] * new[0].shape[1] + [d for d in OLD for _ in range(runs[0][0][d].shape[1])]
+    return [Right(p, Images(sets, range(len(sets)))) for p in points]
+
+
+@page("explanations/remembered")
+def _(page):
+    every = remembered(*PACS)
+    above = lambda i, d, *styles: (remembered(*styles)[i] - remembered(*styles)[-1]).over_both(d, DRAWS)
+    page.table("points = restored", [above(i, d, *PACS) for d in ("reference", *OLD) for i in range(6)])
+    page.table("own = restored", [above(4, d, style) for style in PACS for d in ("reference", *OLD)])
+    lost, back = (every[0] - every[-1]).mean(OLD[0]), [(p - every[-1]).mean(OLD[0]) for p in every[1:-1]]
+    page.table("part = restored", [[100 * b / lost] for b in back], [0])
+    page.says("lost {} points ({} to {}) on ImageNet", *above(0, OLD[0], *PACS))
+    page.says("restored {} points ({} to {}) of them", *above(4, OLD[0], *PACS))
+    for i, words in (4, "cost {} points ({} to {}) on new images"), (5, "no established cost: {} points ({} to {})"):
+        page.says(words, *(every[-1] - every[i]).over_both("reference", DRAWS))
+
+
 # ---------- the bench, the campaign, and what was forgotten ----------
 
 SIDES = {"reference": 0.5} | dict.fromkeys(SIX, 0.5 / 6)
