@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""FLYP with 2,048 pairs a batch, by gradient caching, against 128: the curve on icons. `protocol.txt` was written first.
+"""FLYP with 2,048 pairs a batch, by gradient caching, against 128: the curve on icons. `protocol.txt` is older.
 
     python large_batches.py    # some minutes a run; a line of runs.jsonl each, what is done is skipped
     python large_batches.py --repeat "pairs=128 lr=0.0003 seed=0"    # what share comes out otherwise
