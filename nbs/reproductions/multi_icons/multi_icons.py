@@ -103,8 +103,8 @@ def kept(points, file, split='test'):
     for d in dict.fromkeys(datasets):
         rows = datasets == d
         out[f'{d} | family'] = predictions.images.group.to_numpy(str)[rows]
-        for m in ('mAP', 'hit@1'):
-            out[f'{d} | {m}'] = np.stack([numbers[m][rows] for *_, numbers in predictions.members])
+        for metric, column in {'mAP': 'mAP', 'hit@1': 'right'}.items():
+            out[f'{d} | {metric}'] = np.stack([numbers[column][rows] for *_, numbers in predictions.members])
     with atomic_path(HERE/file, force=True) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **out)
 
 
