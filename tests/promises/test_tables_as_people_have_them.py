@@ -128,6 +128,9 @@ def test_columns_that_the_user_names(folder):
             image_set(source, file="Image Index", label="finding")
     with pytest.raises(TypeError, match="There is no argument lable"):
         image_set(frame, lable="Finding")
+    said = r"group= takes the name of a column of a table. image_set\(…, groups=…\) takes a name for each image.$"
+    with pytest.raises(TypeError, match=said):
+        image_set(folder / "images", group=["a", "b"] * 40_000)
     with pytest.raises(ValueError, match="The DataFrame has the columns 'a': there is none named file"):
         image_set(pd.DataFrame(dict(a=[1])))
     with pytest.raises(ValueError, match="split='fold' names a column of a table, and .* has no columns"):

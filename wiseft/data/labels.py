@@ -605,6 +605,9 @@ def check_column_names(chosen:dict): # as `find_columns` takes them
     "TypeError for an argument that names no column"
     if unknown := [k for k in chosen if k not in NAMED_COLUMNS]: raise TypeError(
         f'There is no argument {unknown[0]}. Columns of a table are named by {", ".join(NAMED_COLUMNS)}.')
+    for ours, column in chosen.items():
+        if np.ndim(column): raise TypeError(f'{ours}= takes the name of a column of a table.'
+            + (' image_set(…, groups=…) takes a name for each image.' if ours == 'group' else ''))
 
 def column_option(
     ours:str, # our name for a column
