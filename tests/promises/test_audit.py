@@ -72,6 +72,7 @@ PLANTED = [  # page, code or heading of a table (or '' for prose), row, what it 
     ("explanations/retrieval", "shown = differences", 5, "<td>5.1<", "<td>5.4<"),
     ("explanations/several_labels", "shown = differences", 4, "<td>0.3<", "<td>-0.3<"),  # over images: established
     ("explanations/remembered", "points = restored", 11, "<td>17.2<", "<td>20.8<"),  # of the α before
+    ("explanations/remembered", "by_style = limit", 1, "<td>16.8<", "<td>14.3<"),  # of the row below
     ("explanations/forgotten", "pd.DataFrame(rows)", 7, "-3.3 (-5.4 to", "-3.3 (-4.9 to"),
     ("explanations/without_labels", "primary.round(2)", 1, "<td>0.26<", "<td>0.25<"),
     ("reproductions/protocol2/protocol2", "verdict['', 'holds']", 1, "<td>0.8061<", "<td>2.1315<"),  # over images

@@ -4,7 +4,7 @@
     python remembered.py PHOTOGRAPHS                # what is done is not done again
     python remembered.py PHOTOGRAPHS --minutes 100  # begin nothing after so many
     python remembered.py PHOTOGRAPHS --part lite1   # this part alone
-    python remembered.py --tables                   # curves.csv, restored.csv, and instead.csv of complete parts
+    python remembered.py --tables                   # the .csv files of complete parts
 
 PHOTOGRAPHS is a folder outside the repository. It has the three clones that plan.json names under `fetch`; the
 packages to install stand there, too. Two processes with one thread each (OMP_NUM_THREADS=1) share the work.
@@ -195,6 +195,9 @@ def make(part, photographs, clock):
 
 # ---------- tables ----------
 
+UNTAUGHT = 'ImageNet samples, none taught'
+TAUGHT = [*range(151, 269), 101, 385, 386, 339, 402, 546, *range(981, 984)] # rows of ImageNet near PACS's classes
+
 def right_of(file):
     "Of one run: (method, setting) -> dataset -> (n,) right or wrong."
     with np.load(HERE/file) as kept:
@@ -212,14 +215,16 @@ def shares(part, seeds=SEEDS, styles=PLAN['styles']):
     def run(*of): return {k: sets for rows in there for k, sets in right_of(run_file(part, *of, rows)).items()}
     runs = [[run(style, seed) for seed in seeds] for style in styles]
     def mean(of_style, k, d): return np.mean([run[k][d] for run in of_style], 0)
-    def old(k): return {d: np.mean([mean(of_style, k, d) for of_style in runs], 0) for d in CONTROL}
+    def old(k):
+        sets = {d: np.mean([mean(of_style, k, d) for of_style in runs], 0) for d in CONTROL}
+        return sets | {UNTAUGHT: np.delete(sets[CONTROL[0]], TAUGHT)}
     return {k: {REFERENCE: np.concatenate([mean(of_style, k, REFERENCE) for of_style in runs])} | old(k)
             for k in runs[0][0]}
 
 
 def curve_of(points):
     "dataset -> (k, n), of plain fine-tuning by α"
-    return {d: np.stack([points['plain', a][d] for a in ALPHAS]) for d in (REFERENCE, *CONTROL)}
+    return {d: np.stack([points['plain', a][d] for a in ALPHAS]) for d in (REFERENCE, *CONTROL, UNTAUGHT)}
 
 
 def without_each(make):
@@ -232,7 +237,7 @@ def restored(part, styles=PLAN['styles']):
     def points(a): return 100*(a[..., :-1]-a[..., -1:])
     def share(a): return 100*(a[..., 1:-1]-a[..., -1:])/(a[..., :1]-a[..., -1:])
     rows = []
-    for d, (what, of, alphas) in product((REFERENCE, *CONTROL), (('points', points, ALPHAS[:-1]),
+    for d, (what, of, alphas) in product((REFERENCE, *CONTROL, UNTAUGHT), (('points', points, ALPHAS[:-1]),
                                                                  ('share', share, ALPHAS[1:-1]))):
         if d == REFERENCE and what == 'share': continue
         def curve(seeds): return {d: curve_of(shares(part, seeds, styles))[d]}
@@ -240,6 +245,24 @@ def restored(part, styles=PLAN['styles']):
         far = error*t.ppf(.975, df)
         rows.append(pd.DataFrame(dict(dataset=d, what=what, alpha=alphas, value=value, low=value-far, high=value+far)))
     return pd.concat(rows).assign(part=part, styles=', '.join(styles))
+
+
+def kept_by_limit(part, most=.01):
+    "Of each run the α that `keeps` takes on half of the control images, and what it does on the other half; points."
+    rows = []
+    for style, seed, half in product(PLAN['styles'], SEEDS, range(2)):
+        file = run_file(part, style, seed)
+        validation, right = right_of(file.replace('.npz', '.validation.npz')), right_of(file)
+        def lost(a, start): return np.mean([(right['plain', 0][d] - 1.*right['plain', a][d])[start::2].mean()
+                                            for d in CONTROL])
+        allowed = {a: validation['plain', a][REFERENCE].mean() for a in ALPHAS if lost(a, half) <= most+1e-9}
+        best = [a for a, v in allowed.items() if v == max(allowed.values())]
+        alpha = min(best, key=lambda a: abs(a-.5))
+        new = {a: right['plain', a][REFERENCE].mean() for a in (0, alpha, 1)}
+        rows.append(dict(part=part, style=style, seed=seed, half=half, alpha=alpha, lost=100*lost(alpha, 1-half),
+                         lost_fine_tuned=100*lost(1, 1-half), above_start=100*(new[alpha]-new[0]),
+                         below_fine_tuned=100*(new[1]-new[alpha])))
+    return pd.DataFrame(rows)
 
 
 def instead(part, control):
@@ -272,7 +295,7 @@ def write_tables():
     compared = [p for p in ready if 'others' in rows_of(p) and is_complete(p, 'others')]
     groups = [PLAN['styles'], *([s] for s in PLAN['styles'])] # all of them, and each by itself
     tables = dict(curves=[curves(p) for p in ready], restored=[restored(p, styles) for p in ready for styles in groups],
-                  instead=[instead(p, c) for p in compared for c in CONTROL])
+                  limit=[kept_by_limit(p) for p in ready], instead=[instead(p, c) for p in compared for c in CONTROL])
     for name, parts in tables.items():
         if not parts: continue
         with atomic_path(HERE/f'{name}.csv', force=True) as tmp: pd.concat(parts).round(5).to_csv(tmp, index=False)
