@@ -71,6 +71,10 @@ class ImageSet(Dataset):
         if self.role not in ROLES: raise ValueError(
             f'{self.name}: the role is {self.role!r}; expected one of {", ".join(ROLES)}.')
     def __len__(self): return len(self.paths)
+    def __repr__(self):
+        groups = f', {len({*self.groups} - {""}):,} groups' if self.groups else ''
+        return (f'ImageSet {self.name!r}: {len(self):,} images, {len(self.classnames):,} classes, '
+                f'{self.task.words}{groups}')
     @property
     def task(self) -> SingleLabel:
         "What the labels are: `single_label` or `multi_label`; of a `RetrievalSet` `captions`"
