@@ -9,6 +9,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.optimizer import OptimWrapper
 from PIL import Image
+from wiseft.data.images import ImageSet
 from wiseft.data.retrieval import retrieval_set
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import sweep
@@ -99,6 +100,14 @@ def until_stopped(start, suite, folder, **kwargs):
     return finetuned(start, suite, opt_func=sgd, lr=.01, **kept, **kwargs)
 
 
+def several(name, n):
+    "Pictures of several labels, or none, in the colors of theirs."
+    rng = np.random.default_rng(n)
+    labels = (rng.random((n, 3)) < .45).astype(int)
+    pixels = rng.integers(0, 120, (n, 48, 48, 3)) + 100*labels[:, None, None]
+    return ImageSet(name, [f"{i}.png" for i in range(n)], labels, CLASSES, pixels=pixels.astype(np.uint8))
+
+
 def refused(start, suite):
     try:
         clip_learner(start, clip_dataloaders(suite.train, start, 24, progress=False), train_batchnorm=True)
@@ -123,6 +132,11 @@ def main(folder, result):
     vit = pico_classifier(CLASSES, transformer=True)
     results["start of lora"] = weights(vit)
     results["lora"] = weights(finetuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
+    colored, watched = several("colored", 61), several("watched", 37)
+    several_start = zeroshot_classifier(pico_clip(), CLASSES, ["a {}", "the {}"], task="multi-label")
+    results["start of several labels"] = weights(several_start)
+    results["several labels"] = weights(finetune(several_start, colored, watched, epochs=2, lr=.01, batch_size=24,
+                                                 precision="fp32", progress=False, opt_func=sgd))
     results["spoilt"], results["refused"] = spoilt(start, suite), refused(start, suite)
     features = extract_features(start, suite.test, batch_size=10, progress=False)
     results["features"] = dict(rows=features.features.numpy(), labels=features.labels.numpy(), n=len(features.skipped))
@@ -132,6 +146,11 @@ def main(folder, result):
     table, kept = sweep(start, end, suite, [0, .3, 1], batch_size=10, keep_predictions=["ECE (15 bins)"],
                         progress=False)
     results["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
+    several_end = several_start.copy()
+    several_end.head.weight.data.add_(end.head.weight.data)
+    table, kept = sweep(several_start, several_end, watched, [0, .3, 1], batch_size=10, progress=False,
+                        metrics=["hit@1", "mAP", "macro-F1"], keep_predictions=True)
+    results["several labels"] |= dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
     few = suite.shifts["shift"]
     captions = [f"{a} {i}" for i in range(len(few)) for a in "ab"]
     pairs = retrieval_set(([p for p in few.paths for _ in range(2)], captions))

@@ -72,9 +72,10 @@ two_and_three = pytest.mark.parametrize("n", slow_except([2, 3], [2]))
 
 @two_and_three
 @pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged", "lora", "sigmoid",
-                                      "flyp of siglip", "flyp in parts"])
+                                      "flyp of siglip", "flyp in parts", "several labels"])
 def test_weights_are_those_of_one_process(results, training, n):
-    starts = {"lora": "start of lora", "sigmoid": "start of siglip", "flyp of siglip": "start of siglip"}
+    starts = {"lora": "start of lora", "sigmoid": "start of siglip", "flyp of siglip": "start of siglip",
+              "several labels": "start of several labels"}
     moved, different, start = 0, 0, starts.get(training, "start")
     for k, one in results(1).items():
         name, _, weight = k.partition("/")
@@ -101,7 +102,7 @@ def test_losses_and_accuracies_are_those_of_one_process(results, n):
 @two_and_three
 def test_features_and_tables_are_equal_row_for_row(results, n):
     for k in ("features/rows", "features/labels", "features/n", "sweep/table", "sweep/kept", "retrieval/table",
-              "retrieval/kept"):
+              "retrieval/kept", "several labels/table", "several labels/kept"):
         assert np.array_equal(results(n)[k], results(1)[k]), k
     assert len(results(n)["features/rows"]) == 130 and results(n)["features/n"] == 1
 

@@ -306,6 +306,37 @@ def test_parts_of_a_batch_are_the_batch(start, suite):
         assert torch.allclose(a, b, atol=2e-4)
 
 
+def test_shards_give_the_weights_of_the_whole_batch_on_any_number_of_threads(start, suite):
+    def trained(shards):
+        return finetune(start, suite, epochs=1, lr=1e-3, batch_size=40, precision="fp32", shards=shards, **QUIET)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        whole, once = trained(0), trained(2)
+        torch.set_num_threads(4)
+        assert trained(2).hash == once.hash
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(whole.state_dict().values(), once.state_dict().values()):
+        assert torch.allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_stopped_training_goes_on(start, suite, shards, tmp_path):
+    from fastai.callback.core import Callback
+
+    class Stop(Callback):
+        def after_batch(self):
+            if self.training and self.train_iter == 5:
+                raise KeyboardInterrupt
+
+    settings = dict(epochs=2, lr=1e-3, batch_size=32, precision="fp32", shards=shards, **QUIET)
+    kept = dict(checkpoint_dir=tmp_path, checkpoint_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(start, suite, cbs=Stop(), **settings, **kept)
+    assert finetune(start, suite, resume=True, **settings, **kept).hash == finetune(start, suite, **settings).hash
+
+
 @pytest.mark.parametrize("loss", ["FLYP", "CaRot", "TRACER", "self-distillation", "sigmoid"])
 def test_losses_of_one_label_refuse(start, suite, loss):
     all_methods()
