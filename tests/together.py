@@ -134,6 +134,7 @@ def main(folder, result):
     results["lora"] = weights(finetuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
     colored, watched = several("colored", 61), several("watched", 37)
     several_start = zeroshot_classifier(pico_clip(), CLASSES, ["a {}", "the {}"], task="multi-label")
+    several_start.clip.name = "pico"  # it names a temporary folder
     results["start of several labels"] = weights(several_start)
     results["several labels"] = weights(finetune(several_start, colored, watched, epochs=2, lr=.01, batch_size=24,
                                                  precision="fp32", progress=False, opt_func=sgd))
