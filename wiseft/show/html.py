@@ -157,7 +157,8 @@ details { border-bottom:1px solid var(--line); } summary { cursor:pointer; paddi
   line-height:1.2; font-weight:600; } .numbers dt, .numbers small { color:var(--soft); font-size:.9rem;
   font-weight:400; } .numbers small { display:block; }
 figure { margin:1.5rem 0; } .plot { display:block; width:100%; height:auto; background:#fff; }
-@media screen and (prefers-color-scheme: dark) { .frame { filter:invert(1) hue-rotate(180deg); mix-blend-mode:screen; } }
+@media screen and (prefers-color-scheme: dark) { .frame { filter:invert(1) hue-rotate(180deg);
+  mix-blend-mode:screen; } }
 @media screen and (max-width:38rem) { .frame { width:36rem; } [data-kind=alpha] .frame { width:44rem; }
   figure figcaption::before { content:"The picture is wider than the screen: it scrolls. "; }
   td:first-child { white-space:normal; min-width:5rem; max-width:8rem; } }
