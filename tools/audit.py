@@ -18,6 +18,7 @@ import json
 import re
 import sys
 from collections import defaultdict
+from fractions import Fraction
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -670,14 +671,22 @@ def paper_path():
     return [(at[a, "reference"], np.mean([at[a, d] for d in shifts])) for a in (0, 0.5, 1)]
 
 
+def on_front_page(method, on):
+    "Accuracy of each seed, in percent."
+    rows = table_of("front_page/results.csv", method=method, dataset=on)
+    return np.array([100 * float(r["value"]) for r in sorted(rows, key=lambda r: r["seed"])])
+
+
+def ahead_on_front_page():
+    "Averaged probabilities over averaged weights."
+    return on_front_page("probabilities", "reference") - on_front_page("weight-space", "reference")
+
+
 @page("index", "README")
 def _(page):
     zs, _, ft = paper_path()
     page.says("gains {} points there and loses {} points on five shifted sets", ft[0] - zs[0], zs[1] - ft[1])
-    of = {(r["method"], r["dataset"], r["seed"]): 100 * float(r["value"]) for r in table_of("front_page/results.csv")}
-    seeds = sorted({seed for *_, seed in of})
-    at = lambda method, on: np.array([of[method, on, seed] for seed in seeds])
-    ahead = at("probabilities", "reference") - at("weight-space", "reference")
+    at, ahead = on_front_page, ahead_on_front_page()
     page.says("*probabilities* takes two passes and is {} points better on the reference", ahead.mean())
     page.holds("nine of ten seeds", (sum(ahead > 0), len(ahead)) == (9, 10))
     for words, on, n in (("loses accuracy under shift with all of", "mean over shifts", 10),
@@ -784,7 +793,7 @@ class Bench:
     def curve(self, name, but=None):
         "A row's curve along α of five seeds, or without one of them."
         row, seeds = self.rows[name], [s for s in SEEDS if s != but]
-        strength = f" {float(row['strength']):g}" if row["strength"] else ""
+        strength = f" {float(Fraction(row['strength']).limit_denominator(99)):g}" if row["strength"] else ""
         own, lr = row["method"].removesuffix(", best validation rate"), f"lr {float(row['lr']):g}"
         if float(row["runs"]) > 1:
             return curve(self.folder, f"{own} of {len(seeds)} plain, {lr}{f', without seed {but}' if but else ''}")
@@ -835,8 +844,8 @@ def _(page):
     page.table("table, averaged = shown(", lambda n: both[0].ahead(n) + both[1].ahead(n), [0, 1])
 
 
-def at_best_setting(name):
-    "Lead over the average of plain fine-tuning that validation chose, with seeds of its own."
+def at_best_setting(name, averaged=True):
+    "Lead over plain fine-tuning, each at the α that validation chose or not averaged, with seeds of its own."
     plan = json.loads((HERE / "best_settings/plan.json").read_text())
     own = next(n for n in plan["parts"]["vit, harsh"] if AS_RUN.get(n, n) == name)
     lr, strength = plan["parts"]["vit, harsh"][own]["best"]
@@ -844,10 +853,11 @@ def at_best_setting(name):
 
     def chosen(trial):
         names = [f"{trial}, seed {s}" for s in plan["seeds"]]
+        along = curve(folder, *names)
         held = [np.load(unpacked(HERE / folder) / f"{n}.validation.npz")["right reference"] for n in names]
         means = np.mean(held, (0, 2))
         close = means.max() - np.sqrt(means.max() * (1 - means.max()) / held[0].shape[1])
-        return curve(folder, *names)[min(np.flatnonzero(means >= close), key=lambda i: abs(i - 5))]
+        return along[min(np.flatnonzero(means >= close), key=lambda i: abs(i - 5)) if averaged else -1]
 
     plain = chosen(f"plain, lr {plan['plain']:g}")
     return (chosen(f"{own}{'' if strength is None else f' {strength:g}'}, lr {lr:g}") - plain).over_both(SIDES, DRAWS)
@@ -874,11 +884,11 @@ def five_kinds():
     return [curve(f"campaign/{part}", *[f"plain, lr {lr}, seed {s}" for s in SEEDS]) for part, lr in kinds]
 
 
-def restored(along):
-    "Share of what fine-tuning lost on the control set that α = 0.5 restores: linear in images about its value."
+def restored(along, on=CONTROL):
+    "Share of what fine-tuning lost on a set that α = 0.5 restores: linear in images about its value."
     gained, lost = along[5] - along[10], along[0] - along[10]
-    ratio = gained.mean(CONTROL) / lost.mean(CONTROL)
-    off = (gained - lost * ratio) * (100 / lost.mean(CONTROL))
+    ratio = gained.mean(on) / lost.mean(on)
+    off = (gained - lost * ratio) * (100 / lost.mean(on))
     return Right(ratio + off.values, off.images)
 
 
@@ -898,6 +908,63 @@ def _(page):
     rows = [[x for of in five_kinds() for x in (of[i] - of[j]).over_both(on, DRAWS)] for i, j, on in pairs]
     back = [x for of in five_kinds() for x in restored(of).over_both(CONTROL, DRAWS)]
     page.table("pd.DataFrame(rows)", [*rows[:2], back, *rows[2:]])
+
+
+# ---------- what we learned ----------
+
+
+def leads_of_trained(part):
+    "Of methods with a training of their own: leads over plain fine-tuning, not averaged and averaged."
+    of = Bench(f"campaign/{part}", table_of("campaign/gains.csv", part=part))
+    own = [n for n, r in of.rows.items() if r["kind"] in ("start", "loss", "pull", "average", "train")
+           and not re.search("plain|on validation|multi-positive", n)]
+    alone = [(of.curve(n)[10] - of.curve("plain")[10]).mean(SIDES) for n in own]
+    return alone, [(of.chosen(n) - of.chosen("plain")).mean(SIDES) for n in own]
+
+
+@page("explanations/learned")
+def _(page):
+    seeds = lambda part, name, some=SEEDS: curve(part, *[f"{name}, seed {s}" for s in some])
+    later = seeds("best_settings/vit-harsh", "plain, lr 0.001", range(35, 40))
+    both = lambda difference, *ons: [x for on in ons for x in difference.over_both(on, DRAWS)]
+    slow, fast = five_kinds()[:2]
+    page.says("3.3e-4 gains {} ({} to {}) points under shift and {} ({} to {}) on another task",
+              *both(slow[10] - fast[10], "shift", CONTROL))
+    page.says("gains {} ({} to {}) and {} ({} to {}); again: {} ({} to {}) and {} ({} to {}).",
+              *(x for of in (fast, later) for x in both(of[5] - of[10], "shift", CONTROL)))
+    alone, averaged = fast[10] - slow[10], fast[5] - slow[5]
+    page.says("by {} ({} to {}) points without averaging, and by {} ({} to {}) averaged: {} ({} to {}) more",
+              *(x for of in (alone, averaged, averaged - alone) for x in both(of, "reference")))
+
+    alone, averaged = leads_of_trained("vit-harsh")
+    page.says("{} of {} other methods are ahead of plain fine-tuning, by up to {} points",
+              sum(a > 0 for a in alone), len(alone), max(alone))
+    page.says("the largest lead is {}, and none is established", max(averaged))
+    best = json.loads((HERE / "best_settings/plan.json").read_text())["parts"]["vit, harsh"]
+    again = [max(at_best_setting(AS_RUN.get(n, n), how)[0] for n in best) for how in (False, True)]
+    resnet = zip(*map(leads_of_trained, ("resnet-harsh", "resnet-gentle")))
+    page.says("at their best settings: {} and {}. On a ResNet: {} and {}.", *again, *(max(sum(r, [])) for r in resnet))
+
+    outputs = seeds("campaign/vit-harsh", "probabilities of plain, lr 0.001")
+    page.says("{} ({} to {}) points on the reference, {} ({} to {}) under shift, {} ({} to {}) on another task",
+              *both(outputs[5] - fast[5], *BOTH, CONTROL))
+    page.says("with ten seeds: {} ({} to {}, over seeds)", *t_of(ahead_on_front_page()))
+
+    losing = lambda along, on=CONTROL: ((along[0] - along[10]).mean(on), restored(along, on).over_both(on, DRAWS))
+    halves = [("vit-harsh-half", "0.001"), ("vit-harsh-half", "0.003"), ("resnet-gentle-half", "0.001")]
+    untaught = [losing(seeds(f"campaign/{part}", f"plain, lr {lr}"), "untaught") for part, lr in halves]
+    said = lambda some: [x for lost, back in (min(some), max(some)) for x in (*back, lost)]
+    page.says("from {} % ({} to {}) of {} points to {} % ({} to {}) of {} points; again",
+              *said([losing(k) for k in five_kinds()]))
+    page.says("again: {} % ({} to {}) of {} points", *said([losing(later)])[:4])
+    page.says("the same task: from {} % ({} to {}) of {} points to {} % ({} to {}) of {} points", *said(untaught))
+
+    known = remembered(*PACS)
+    page.says("lost {} ({} to {}) points of ImageNet", *both(known[0] - known[-1], OLD[0]))
+    page.says("{} ({} to {}) and cost {} ({} to {}) on new images",
+              *both(known[4] - known[-1], OLD[0]), *both(known[-1] - known[4], "reference"))
+    cost, low, high = apart_on_photographs(HALF, [END], "shift")
+    page.says("[cost](photographs.ipynb) {} points ({} to {})", -cost, -high, -low)
 
 
 # ---------- retrieval ----------

@@ -70,6 +70,7 @@ PLANTED = [  # page, code or heading of a table (or '' for prose), row, what it 
     ("reproductions/evidence/evidence", "evidence('LiNeS'", (2, 4), "", ""),
     ("reproductions/evidence/evidence", "best_row(r)", 2, "+0.3 (-0.4", "+0.3 (-0.7"),  # of the row above
     ("explanations/forgotten", "pd.DataFrame(rows)", 3, "86.2 (", "88.2 ("),
+    ("explanations/learned", "", 0, "[cost](photographs.ipynb) 1.6", "[cost](photographs.ipynb) 1.3"),  # an end
     ("explanations/retrieval", "shown = differences", 5, "<td>5.1<", "<td>5.4<"),
     ("explanations/several_labels", "shown = differences", 4, "<td>0.3<", "<td>-0.3<"),  # over images: established
     ("explanations/remembered", "points = restored", 11, "<td>17.2<", "<td>20.8<"),  # of the α before
