@@ -68,7 +68,7 @@ PLANTED = [  # page, code or heading of a table (or '' for prose), row, what it 
     ("explanations/photographs", "word_pairs = ", 3, "<td>20.8<", "<td>21.8<"),
     ("reproductions/evidence/evidence", "eight('resnet-harsh')", 4, "(+0.3 to +1.6)", "(-0.3 to +1.6)"),
     ("reproductions/evidence/evidence", "evidence('LiNeS'", (2, 4), "", ""),
-    ("reproductions/evidence/evidence", "best_row(r)", 2, "+0.3 (-0.4", "+0.3 (-0.7"),  # of the row above
+    ("reproductions/evidence/evidence", "at_best('vit, harsh')", 2, "+0.3 (-0.4", "+0.3 (-0.7"),  # of the row above
     ("explanations/forgotten", "pd.DataFrame(rows)", 3, "86.2 (", "88.2 ("),
     ("explanations/learned", "", 0, "[cost](photographs.ipynb) 1.6", "[cost](photographs.ipynb) 1.3"),  # an end
     ("explanations/retrieval", "shown = differences", 5, "<td>5.1<", "<td>5.4<"),

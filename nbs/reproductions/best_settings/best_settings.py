@@ -141,7 +141,8 @@ def costs_of_the_rule(found, at):
                                        resampling_units(found.plan.suite, False))
         far = error*t.ppf(.975, df)
         rows[n] = dict(rule_cost=value, rule_cost_low=value-far, rule_cost_high=value+far)
-    return pd.DataFrame.from_dict(rows, 'index', columns=['rule_cost', 'rule_cost_low', 'rule_cost_high'])
+    return pd.DataFrame.from_dict(rows, 'index', columns=['rule_cost', 'rule_cost_low', 'rule_cost_high'],
+                                  dtype=float)
 
 
 def write_tables():
